@@ -1,0 +1,2 @@
+//! The `lenslet` command.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Models known to Lenslet.
