@@ -1,0 +1,5 @@
+//! The graph that models are turned into.
+
+mod op;
+
+pub use op::*;
