@@ -1,5 +1,12 @@
-//! The graph that models are turned into.
+//! The graph that models are turned into: typed operators, values with symbolic shapes, shape inference.
 
+mod dim;
+#[allow(clippy::module_inception)]
+mod graph;
+mod infer;
 mod op;
 
+pub use dim::{Bindings, Dim};
+pub use graph::{Fact, Graph, Node, NodeId, Value, ValueId};
+pub use infer::{InferError, infer, infer_graph};
 pub use op::*;
