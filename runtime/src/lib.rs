@@ -3,4 +3,6 @@
 pub mod cpu;
 pub mod error;
 pub mod graph;
+#[cfg(feature = "onnx")]
+pub mod onnx;
 pub mod tensor;

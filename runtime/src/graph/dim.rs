@@ -227,7 +227,9 @@ impl fmt::Display for Dim {
             Dim::Expr(p) => &p.0,
         };
         // The constant comes first in the canonical order; people expect it last.
-        for (i, (atoms, factor)) in terms.iter().rev().enumerate() {
+        let constant_first = terms.first().is_some_and(|t| t.0.is_empty()) as usize;
+        let ordered = terms[constant_first..].iter().chain(&terms[..constant_first]);
+        for (i, (atoms, factor)) in ordered.enumerate() {
             match (i, *factor < 0) {
                 (0, false) => {}
                 (0, true) => write!(f, "-")?,

@@ -8,5 +8,6 @@ mod op;
 
 pub use dim::{Bindings, Dim};
 pub use graph::{Fact, Graph, Node, NodeId, Value, ValueId};
+pub(crate) use infer::resolve_axis;
 pub use infer::{InferError, infer, infer_graph};
 pub use op::*;

@@ -127,7 +127,7 @@ fn infer_shapes(op: &Op, inputs: &Inputs, outputs: usize) -> Inferred {
             Ok(vec![Fact::new(DType::U8, x.shape.clone()), Fact::new(DType::F32, vec![]), Fact::new(DType::U8, vec![])])
         }
         Op::QuantizeLinear { to, .. } => one(*to, inputs.need(0)?.shape.clone()),
-        Op::DequantizeLinear { .. } => one(DType::F32, inputs.need(0)?.shape.clone()),
+        Op::DequantizeLinear { .. } => one(inputs.need(1)?.dtype, inputs.need(0)?.shape.clone()),
         Op::CumSum { .. } | Op::Trilu { .. } | Op::Identity => {
             let x = inputs.need(0)?;
             one(x.dtype, x.shape.clone())
