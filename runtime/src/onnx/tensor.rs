@@ -93,6 +93,15 @@ pub(super) fn read_tensor(t: &TensorProto<'_>, data: &dyn ExternalData, what: &s
     } else {
         t.raw
     };
+    // Nibbles that are not raw come as one byte, two nibbles, a number.
+    let bytes;
+    let raw = match (raw, t.data_type) {
+        (None, UINT4 | INT4) => {
+            bytes = t.ints.iter().map(|&x| x as u8).collect::<Vec<_>>();
+            Some(bytes.as_slice())
+        }
+        _ => raw,
+    };
     let finish = |result: Result<Tensor, crate::tensor::TensorError>| result.map_err(|e| bad(e.to_string()));
     if let Some(raw) = raw {
         return match t.data_type {

@@ -10,11 +10,12 @@ mod math;
 mod neural;
 mod quantized;
 
-use std::collections::HashMap;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
 use std::sync::Arc;
 
 use super::attributes::Attributes;
-use super::proto::{DimProto, GraphProto, ModelProto, NodeProto};
+use super::proto::{AttributeValue, DimProto, GraphProto, ModelProto, NodeProto};
 use super::tensor::{dtype_of, read_tensor};
 use super::{ExternalData, ImportOptions, LoadError};
 use crate::graph::{Dim, Fact, Graph, Op, ValueId, infer};
@@ -57,6 +58,54 @@ pub(super) fn import_model(
 
 fn is_onnx(domain: &str) -> bool {
     domain.is_empty() || domain == "ai.onnx"
+}
+
+/// The nodes in an order in which each comes behind those that make its inputs, otherwise as in the file: half-precision
+/// converters append their casts at the end. Nodes on a cycle keep their place and fail by name when they are added.
+fn execution_order(graph: &GraphProto<'_>) -> Vec<usize> {
+    let producers: HashMap<&str, usize> = graph
+        .nodes
+        .iter()
+        .enumerate()
+        .flat_map(|(i, n)| n.outputs.iter().filter(|o| !o.is_empty()).map(move |o| (*o, i)))
+        .collect();
+    let mut waiting = vec![0usize; graph.nodes.len()];
+    let mut readers = vec![Vec::new(); graph.nodes.len()];
+    for (i, node) in graph.nodes.iter().enumerate() {
+        let mut names = Vec::new();
+        names_read(node, &mut names);
+        let mut before: Vec<usize> = names.iter().filter_map(|n| producers.get(n).copied()).collect();
+        before.sort_unstable();
+        before.dedup();
+        for producer in before.into_iter().filter(|&p| p != i) {
+            waiting[i] += 1;
+            readers[producer].push(i);
+        }
+    }
+    let mut ready: BinaryHeap<Reverse<usize>> = (0..waiting.len()).filter(|&i| waiting[i] == 0).map(Reverse).collect();
+    let mut order = Vec::with_capacity(waiting.len());
+    while let Some(Reverse(i)) = ready.pop() {
+        order.push(i);
+        for &reader in &readers[i] {
+            waiting[reader] -= 1;
+            if waiting[reader] == 0 {
+                ready.push(Reverse(reader));
+            }
+        }
+    }
+    order.extend((0..waiting.len()).filter(|&i| waiting[i] > 0));
+    order
+}
+
+/// The names that a node reads, those inside its subgraphs included.
+fn names_read<'a>(node: &NodeProto<'a>, names: &mut Vec<&'a str>) {
+    names.extend(&node.inputs);
+    for attribute in &node.attributes {
+        if let AttributeValue::Graph(graph) = &attribute.value {
+            graph.nodes.iter().for_each(|n| names_read(n, names));
+            names.extend(graph.outputs.iter().map(|o| o.name));
+        }
+    }
 }
 
 struct Importer<'a> {
@@ -112,8 +161,8 @@ impl<'a> Importer<'a> {
             let id = self.graph.add_constant(tensor.name, value);
             self.bind(tensor.name, id);
         }
-        for (index, node) in graph.nodes.iter().enumerate() {
-            self.add_node(node, index)?;
+        for index in execution_order(graph) {
+            self.add_node(&graph.nodes[index], index)?;
         }
         Ok(())
     }
@@ -326,7 +375,6 @@ impl<'a> NodeContext<'_, 'a> {
     fn scalar<T: Element>(&mut self, value: T) -> ValueId {
         self.constant(Tensor::scalar(value))
     }
-
 
     /// A scalar of the float type of `like`.
     fn float_like(&mut self, value: f32, like: ValueId) -> Result<ValueId, String> {
