@@ -1,1 +1,3 @@
-//! Models known to Lenslet.
+//! Models known to Lenslet, and what the command-line tool is made of.
+
+pub mod check;

@@ -4,5 +4,14 @@ pub mod cpu;
 pub mod error;
 pub mod graph;
 #[cfg(feature = "onnx")]
+mod loader;
+#[cfg(feature = "onnx")]
 pub mod onnx;
+pub mod optimize;
+pub mod plan;
+mod session;
 pub mod tensor;
+
+#[cfg(feature = "onnx")]
+pub use loader::Error;
+pub use session::{PlanReport, PlannedNode, Session, SessionOptions, TensorInfo};

@@ -211,7 +211,7 @@ pub(crate) enum AttributeValue<'a> {
     Graph(GraphProto<'a>),
     Floats(Vec<f32>),
     Ints(Vec<i64>),
-    Other(i64),
+    Other,
 }
 
 #[derive(Debug, Clone)]
@@ -245,7 +245,7 @@ impl<'a> Attribute<'a> {
             5 => AttributeValue::Graph(g.unwrap_or_default()),
             6 => AttributeValue::Floats(fs),
             7 => AttributeValue::Ints(is),
-            other => AttributeValue::Other(other),
+            _ => AttributeValue::Other,
         };
         Ok(Attribute { name, value })
     }

@@ -209,10 +209,10 @@ pub(super) fn split(x: &Fact, axis: i64, sizes: Option<&[i64]>, parts: usize) ->
         if sizes.len() != parts {
             return Err(format!("{} sizes for {parts} outputs", sizes.len()));
         }
-        if let Some(n) = x.shape[axis].as_const() {
-            if sizes.iter().sum::<i64>() != n {
-                return Err(format!("sizes {sizes:?} do not add up to dimension {axis} of {x}"));
-            }
+        if let Some(n) = x.shape[axis].as_const()
+            && sizes.iter().sum::<i64>() != n
+        {
+            return Err(format!("sizes {sizes:?} do not add up to dimension {axis} of {x}"));
         }
         return Ok(sizes.iter().map(|&s| part(Dim::Const(s))).collect());
     }
@@ -278,10 +278,10 @@ fn reshape(inputs: &Inputs, allow_zero: bool) -> Inferred {
             }
             _ => have.exact_div(&want).unwrap_or_else(|| have.floor_div(&want)),
         };
-    } else if let (Some(h), Some(w)) = (have.as_const(), want.as_const()) {
-        if h != w {
-            return Err(format!("{x} does not fill {target:?}"));
-        }
+    } else if let (Some(h), Some(w)) = (have.as_const(), want.as_const())
+        && h != w
+    {
+        return Err(format!("{x} does not fill {target:?}"));
     }
     Ok(vec![Fact::new(x.dtype, shape)])
 }

@@ -82,10 +82,10 @@ pub(super) fn broadcast(shapes: &[&[Dim]]) -> Result<Vec<Dim>, String> {
 pub fn infer(op: &Op, inputs: &[Option<Fact>], outputs: usize, node: &str) -> Result<Vec<Fact>, InferError> {
     let inputs = Inputs { facts: inputs, node };
     let mut facts = infer_shapes(op, &inputs, outputs).map_err(|reason| InferError { op: op.name(), reason })?;
-    if let [fact] = facts.as_mut_slice() {
-        if fact.value.is_none() {
-            fact.value = value::propagate(op, &inputs, fact);
-        }
+    if let [fact] = facts.as_mut_slice()
+        && fact.value.is_none()
+    {
+        fact.value = value::propagate(op, &inputs, fact);
     }
     Ok(facts)
 }

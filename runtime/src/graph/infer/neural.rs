@@ -59,10 +59,10 @@ pub(super) fn infer(op: &Op, inputs: &Inputs) -> Inferred {
             for i in 1..3 {
                 if let Some(p) = inputs.get(i) {
                     let total = |s: &[Dim]| s.iter().try_fold(1, |n, d| Some(n * d.as_const()?));
-                    if let (Some(a), Some(b)) = (total(&p.shape), total(normalised)) {
-                        if a != b {
-                            return Err(format!("parameters {p} for a norm over {normalised:?}"));
-                        }
+                    if let (Some(a), Some(b)) = (total(&p.shape), total(normalised))
+                        && a != b
+                    {
+                        return Err(format!("parameters {p} for a norm over {normalised:?}"));
                     }
                 }
             }
@@ -77,10 +77,10 @@ pub(super) fn infer(op: &Op, inputs: &Inputs) -> Inferred {
             let (batch, queries, _) = rows(q, a.q_layout, a.heads)?;
             let (_, mut keys, key_size) = rows(k, a.k_layout, a.kv_heads)?;
             let (_, values, value_size) = rows(v, a.v_layout, a.kv_heads)?;
-            if let (Some(a), Some(b)) = (keys.as_const(), values.as_const()) {
-                if a != b {
-                    return Err(format!("{a} keys for {b} values"));
-                }
+            if let (Some(a), Some(b)) = (keys.as_const(), values.as_const())
+                && a != b
+            {
+                return Err(format!("{a} keys for {b} values"));
             }
             if let Some(past) = inputs.get(5) {
                 keys = keys.add(past.shape.get(2).ok_or_else(|| format!("the cache is {past}"))?);
@@ -137,10 +137,10 @@ fn product(a: &Fact, b: &Fact, trans_a: bool, trans_b: bool) -> Result<Vec<Dim>,
     if trans_b && !column {
         right.swap(r - 1, r - 2);
     }
-    if let (Some(x), Some(y)) = (left[l - 1].as_const(), right[r - 2].as_const()) {
-        if x != y {
-            return Err(format!("cannot multiply {a} with {b}: inner sizes {x} and {y} differ"));
-        }
+    if let (Some(x), Some(y)) = (left[l - 1].as_const(), right[r - 2].as_const())
+        && x != y
+    {
+        return Err(format!("cannot multiply {a} with {b}: inner sizes {x} and {y} differ"));
     }
     let mut shape = broadcast(&[&left[..l - 2], &right[..r - 2]])?;
     if !row {
@@ -161,10 +161,10 @@ fn conv(inputs: &Inputs, groups: usize, window: &Window) -> Result<Vec<Dim>, Str
     if window.strides.len() != spatial || window.dilations.len() != spatial || window.strides.contains(&0) {
         return Err(format!("strides and dilations do not fit {x}"));
     }
-    if let (Some(c), Some(g)) = (x.shape[1].as_const(), w.shape[1].as_const()) {
-        if c != g * groups as i64 {
-            return Err(format!("{x} has not the {} channels that {w} in {groups} groups needs", g * groups as i64));
-        }
+    if let (Some(c), Some(g)) = (x.shape[1].as_const(), w.shape[1].as_const())
+        && c != g * groups as i64
+    {
+        return Err(format!("{x} has not the {} channels that {w} in {groups} groups needs", g * groups as i64));
     }
     let mut shape = vec![x.shape[0].clone(), w.shape[0].clone()];
     for i in 0..spatial {

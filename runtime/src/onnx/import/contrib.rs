@@ -100,10 +100,10 @@ fn embed_norm(cx: &mut NodeContext<'_, '_>, quantized: bool) -> Outputs {
     let words = table(cx, 0, Some(ids))?.ok_or("the table of words is missing")?;
     let places = table(cx, 1, Some(positions))?.ok_or("the table of positions is missing")?;
     let mut sum = binary(cx, Binary::Add, words, places)?;
-    if let Some(segments) = segments {
-        if let Some(kinds) = table(cx, 2, Some(segments))? {
-            sum = binary(cx, Binary::Add, sum, kinds)?;
-        }
+    if let Some(segments) = segments
+        && let Some(kinds) = table(cx, 2, Some(segments))?
+    {
+        sum = binary(cx, Binary::Add, sum, kinds)?;
     }
     let gamma = table(cx, 3, None)?.ok_or("gamma is missing")?;
     let beta = table(cx, 4, None)?;

@@ -1,0 +1,61 @@
+//! The GPU backend as the executor sees it, or a stand-in that cannot exist when the feature `gpu` is off.
+
+#[cfg(feature = "gpu")]
+pub(crate) use crate::gpu::{Gpu, GpuTensor};
+
+#[cfg(feature = "gpu")]
+impl super::Placement for Gpu {
+    fn supports(&self, op: &crate::graph::Op, inputs: &[Option<super::Concrete>], outputs: &[super::Concrete]) -> bool {
+        let inputs: Vec<_> = inputs.iter().map(|i| i.as_ref().map(|(d, s)| (*d, s.as_slice()))).collect();
+        let outputs: Vec<_> = outputs.iter().map(|(d, s)| (*d, s.as_slice())).collect();
+        Gpu::supports(self, op, &inputs, &outputs)
+    }
+}
+
+#[cfg(not(feature = "gpu"))]
+pub(crate) use none::{Gpu, GpuTensor};
+
+#[cfg(not(feature = "gpu"))]
+mod none {
+    use crate::error::KernelError;
+    use crate::graph::Op;
+    use crate::plan::{Concrete, Placement};
+    use crate::tensor::{DType, Tensor, TensorView};
+
+    /// Never made: sessions have no GPU without the feature.
+    pub(crate) struct Gpu(());
+
+    #[derive(Clone)]
+    pub(crate) struct GpuTensor(());
+
+    fn absent<T>() -> Result<T, KernelError> {
+        Err(KernelError::Device("this build has no GPU backend".into()))
+    }
+
+    impl Gpu {
+        pub(crate) async fn download(&self, _: &GpuTensor) -> Result<Tensor, KernelError> {
+            absent()
+        }
+        pub(crate) fn upload(&self, _: TensorView<'_>) -> Result<GpuTensor, KernelError> {
+            absent()
+        }
+        pub(crate) fn alloc(&self, _: DType, _: &[usize]) -> Result<GpuTensor, KernelError> {
+            absent()
+        }
+        pub(crate) fn record(&self, _: &Op, _: &[Option<&GpuTensor>], _: &[&GpuTensor]) -> Result<(), KernelError> {
+            absent()
+        }
+    }
+
+    impl GpuTensor {
+        pub(crate) fn reshaped(&self, _: &[usize]) -> Result<GpuTensor, KernelError> {
+            absent()
+        }
+    }
+
+    impl Placement for Gpu {
+        fn supports(&self, _: &Op, _: &[Option<Concrete>], _: &[Concrete]) -> bool {
+            false
+        }
+    }
+}
