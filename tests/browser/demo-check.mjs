@@ -39,12 +39,15 @@ await main(async () => {
 
 async function checkPage(page, url, queries, timeout, screenshot) {
   const search = new SearchPage(page, timeout);
-  await page.goto(url.href);
   const indexMs = {};
   const asked = [];
+  // The first gallery's time has the start of the page and of the model in it, as for a visitor.
+  let started = performance.now();
+  await page.goto(url.href);
   for (const gallery of GALLERIES) {
     console.error(`indexing ${gallery} ...`);
-    indexMs[gallery] = await search.openGallery(gallery);
+    await search.openGallery(gallery);
+    indexMs[gallery] = Math.round(performance.now() - started);
     for (const { query, lang, expect } of queries[gallery] ?? []) {
       const { top5, scores, ms } = await search.ask(query);
       const hit = top5.some((path) => expect.some((file) => isFile(path, file)));
@@ -55,6 +58,7 @@ async function checkPage(page, url, queries, timeout, screenshot) {
       await search.settle();
       await page.screenshot({ path: screenshot });
     }
+    started = performance.now();
   }
   return {
     device: await search.device(),
@@ -71,7 +75,9 @@ function verdict(report, device) {
     complaints.push("there was no query to try");
   }
   if (report.misses > MOST_MISSES) {
-    complaints.push(`${report.misses} of ${report.queries.length} queries miss, ${MOST_MISSES} may`);
+    complaints.push(
+      `${report.misses} of ${report.queries.length} queries miss, ${MOST_MISSES} may`,
+    );
   }
   if (device !== "auto" && report.device !== device) {
     complaints.push(`the page ran on ${report.device} instead of ${device}`);

@@ -46,7 +46,9 @@ async function collect(page, url, timeout) {
     });
   } catch (error) {
     const why = errors.length > 0 ? `: ${errors.join("; ")}` : "";
-    throw new Error(`the page did not set window.__lenslet_results within 60 s${why}`, { cause: error });
+    throw new Error(`the page did not set window.__lenslet_results within 60 s${why}`, {
+      cause: error,
+    });
   }
   const results = page.evaluate(() => globalThis.__lenslet_results);
   return await within(timeout, "the suite did not end", Promise.race([results, crashed]));

@@ -49,7 +49,7 @@ export async function main(run) {
   try {
     process.exitCode = await run();
   } catch (error) {
-    console.error(error instanceof UsageError ? `usage: ${error.message}` : (error.stack ?? error));
+    console.error(error instanceof UsageError ? `usage: ${error.message}` : error);
     process.exitCode = error instanceof UsageError ? 2 : 1;
   }
 }

@@ -23,9 +23,8 @@ export class SearchPage {
     this.#timeout = timeout;
   }
 
-  /** Shows a gallery and waits until it is indexed; returns the milliseconds that took. */
+  /** Shows a gallery and waits until it is indexed. */
   async openGallery(gallery) {
-    const started = performance.now();
     await this.#page.click(`[data-gallery-button="${gallery}"]`);
     const reached = await this.#page.waitForFunction(
       (name) => {
@@ -40,7 +39,6 @@ export class SearchPage {
       const text = await this.#page.innerText("#app");
       throw new Error(`the page reports an error:\n${text.slice(0, 2000)}`);
     }
-    return Math.round(performance.now() - started);
   }
 
   /** Types a query and reads the first five tiles. */

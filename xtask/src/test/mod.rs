@@ -29,7 +29,6 @@ pub(crate) struct Options {
 #[derive(Debug, Default)]
 struct Summary {
     counts: Counts,
-    passed: Vec<&'static str>,
     failed: Vec<&'static str>,
     /// Stages that a failed one kept from running.
     blocked: Vec<&'static str>,
@@ -118,9 +117,7 @@ fn run_stage(
     println!("{:width$} {line}", "", width = place.len());
     summary.lines.push(format!("  {line}"));
     summary.counts += outcome.counts;
-    if outcome.success {
-        summary.passed.push(name);
-    } else {
+    if !outcome.success {
         summary.failed.push(name);
         println!("---- the end of {} ----", outcome.log.display());
         println!("{}\n----", outcome.tail);
