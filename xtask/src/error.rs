@@ -7,7 +7,7 @@ use std::process::{Command, ExitStatus};
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// The command line makes no sense.
-    #[error("{0}\n\n{usage}", usage = crate::cli::USAGE)]
+    #[error("{0}\n  `cargo xtask help` lists the tasks and their options.")]
     Usage(String),
 
     /// A file or folder could not be read or written.

@@ -21,7 +21,7 @@ use crate::workspace::Workspace;
 
 fn main() -> ExitCode {
     match cli::parse(std::env::args_os().skip(1)).and_then(run) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("xtask: {error}");
             ExitCode::from(error.exit_code())
@@ -29,21 +29,20 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(task: Task) -> Result<(), Error> {
+fn run(task: Task) -> Result<ExitCode, Error> {
     let workspace = Workspace::find();
     match task {
-        Task::Help => {
-            println!("{}", cli::USAGE);
-            Ok(())
-        }
-        Task::Setup => setup::run(&workspace, setup::Component::ALL),
+        Task::Help => println!("{}", cli::USAGE),
+        Task::Setup => setup::run(&workspace, setup::Component::ALL)?,
         Task::BuildWeb(options) => {
             build_web::prepare(&workspace)?;
-            build_web::run(&workspace, &options)
+            build_web::run(&workspace, &options)?;
         }
-        Task::Test(options) => test::run(&workspace, &options),
-        Task::Suite(options) => suite::run(&workspace, &options),
-        Task::Demo(options) => demo::run(&workspace, &options),
-        Task::Serve(options) => serve::run(&options),
+        // Its last line is the summary, on success and on failure.
+        Task::Test(options) => return test::run(&workspace, &options),
+        Task::Suite(options) => suite::run(&workspace, &options)?,
+        Task::Demo(options) => demo::run(&workspace, &options)?,
+        Task::Serve(options) => serve::run(&options)?,
     }
+    Ok(ExitCode::SUCCESS)
 }

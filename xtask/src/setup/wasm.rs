@@ -15,6 +15,9 @@ use crate::workspace::Workspace;
 /// The target of the browser build.
 pub(crate) const TARGET: &str = "wasm32-unknown-unknown";
 
+/// What is missing without a toolchain, for messages.
+const COMPILER: &str = "a Rust compiler for wasm";
+
 const DEBIAN_PACKAGES: [&str; 4] = ["rustc-web", "rust-web-src", "cargo-web", "lld"];
 
 /// How to build for [`TARGET`] on this machine.
@@ -81,23 +84,21 @@ pub(super) fn ensure(workspace: &Workspace) -> Result<State, Error> {
         ));
     }
     let with_debian = apt::install(
-        "a Rust compiler for wasm",
+        COMPILER,
         &DEBIAN_PACKAGES,
-        &format!("rustup target add {TARGET}"),
+        "install your distribution's standard library of Rust for wasm32",
     )
     .and_then(|()| debian());
     match with_debian {
         Ok(_) => Ok(State::Installed(
             "Debian's rustc-web, with build-std".to_owned(),
         )),
-        Err(error) => Err(Error::Missing {
-            what: "a Rust compiler for wasm",
-            why: format!("{why_not_rustup}; and {error}"),
-            remedy: format!(
-                "with rustup: rustup target add {TARGET}; without: install your distribution's package of \
-                 Rust's wasm32 standard library"
-            ),
+        Err(Error::Missing { why, remedy, .. }) => Err(Error::Missing {
+            what: COMPILER,
+            why: format!("{why_not_rustup}; without rustup: {why}"),
+            remedy: format!("rustup target add {TARGET}; or, without rustup: {remedy}"),
         }),
+        Err(other) => Err(other),
     }
 }
 

@@ -51,6 +51,7 @@ pub(super) fn run(workspace: &Workspace, stage: &Stage) -> Result<Outcome, Error
         .env("CARGO_TERM_COLOR", "never")
         .env("CARGO_TERM_PROGRESS_WHEN", "never")
         .env("NO_COLOR", "1")
+        .env("TERM", "dumb")
         .env_remove("FORCE_COLOR");
     let ended = wait(&mut command, &log_path, started);
     let text = read_lossy(&log_path);
