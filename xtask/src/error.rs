@@ -85,7 +85,7 @@ pub(crate) fn command_line(command: &Command) -> String {
 }
 
 fn tail_of(output: &str) -> String {
-    let tail = crate::process::last_lines(output, 20);
+    let tail = crate::process::last_lines(output, 40);
     if tail.is_empty() {
         String::new()
     } else {

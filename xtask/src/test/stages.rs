@@ -94,6 +94,9 @@ pub(super) const STAGES: &[Stage] = &[
                     "doc",
                     "--release",
                     "--workspace",
+                    // The library and the command are both called `lenslet`: one page would overwrite the
+                    // other.
+                    "--lib",
                     "--no-deps",
                     "--document-private-items",
                 ],
