@@ -47,13 +47,7 @@ pub(crate) fn find() -> Option<PathBuf> {
     if let Some(path) = env::var_os("LENSLET_CHROMIUM").map(PathBuf::from) {
         return path.is_file().then_some(path);
     }
-    let on_path = [
-        "chromium",
-        "chromium-browser",
-        "google-chrome",
-        "google-chrome-stable",
-        "chrome",
-    ];
+    let on_path = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome"];
     let elsewhere = [
         "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
         "/Applications/Chromium.app/Contents/MacOS/Chromium",
@@ -62,12 +56,7 @@ pub(crate) fn find() -> Option<PathBuf> {
     on_path
         .iter()
         .find_map(|name| process::find_program(name))
-        .or_else(|| {
-            elsewhere
-                .iter()
-                .map(PathBuf::from)
-                .find(|path| path.is_file())
-        })
+        .or_else(|| elsewhere.iter().map(PathBuf::from).find(|path| path.is_file()))
 }
 
 /// Like [`find`], but its absence is an error.

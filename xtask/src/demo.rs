@@ -22,13 +22,7 @@ pub(crate) struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self {
-            check: false,
-            device: Device::Auto,
-            screenshot: None,
-            port: 0,
-            isolated: false,
-        }
+        Self { check: false, device: Device::Auto, screenshot: None, port: 0, isolated: false }
     }
 }
 
@@ -57,33 +51,23 @@ fn build(workspace: &Workspace, with_browser: bool) -> Result<(), Error> {
     setup::run(workspace, &components)?;
     build_web::run(workspace, &build_web::Options::default())?;
     eprintln!("Building the search page ...");
-    process::run(
-        "building the search page",
-        workspace.npm().args(["run", "--silent", "build:search"]),
-    )
+    process::run("building the search page", workspace.npm().args(["run", "--silent", "build:search"]))
 }
 
 /// Drives the page in headless Chromium; the script's JSON is this task's standard output.
 fn check(workspace: &Workspace, url: &str, options: &Options) -> Result<(), Error> {
     eprintln!("Using {url} in headless Chromium ...");
-    let mut command = browser::script(
-        workspace,
-        "demo-check.mjs",
-        ["--url", url, "--device", options.device.name(), "--queries"],
-    )?;
+    let mut command =
+        browser::script(workspace, "demo-check.mjs", ["--url", url, "--device", options.device.name(), "--queries"])?;
     command.arg(workspace.path(QUERIES));
     if let Some(screenshot) = &options.screenshot {
         // The script runs in the root of the checkout; the user may not.
         let absolute = std::path::absolute(screenshot).map_err(Error::io("find", screenshot))?;
         command.arg("--screenshot").arg(absolute);
     }
-    let status = command
-        .status()
-        .map_err(|source| process::start_error(&command, source))?;
+    let status = command.status().map_err(|source| process::start_error(&command, source))?;
     if status.success() {
         return Ok(());
     }
-    Err(Error::Failed(
-        "the search page did not pass its check; the lines above say why".to_owned(),
-    ))
+    Err(Error::Failed("the search page did not pass its check; the lines above say why".to_owned()))
 }

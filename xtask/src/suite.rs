@@ -28,22 +28,8 @@ const PAGE: &str = "suite/index.html";
 /// Builds the suite's module and runs the suite.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<(), Error> {
     eprintln!("Checking what the browser suite needs:");
-    setup::run(
-        workspace,
-        &[
-            Component::Wasm,
-            Component::Node,
-            Component::NodePackages,
-            Component::Chromium,
-        ],
-    )?;
-    build_web::run(
-        workspace,
-        &build_web::Options {
-            test_suite: true,
-            no_wasm_opt: false,
-        },
-    )?;
+    setup::run(workspace, &[Component::Wasm, Component::Node, Component::NodePackages, Component::Chromium])?;
+    build_web::run(workspace, &build_web::Options { test_suite: true, no_wasm_opt: false })?;
 
     let mut site = Site::new(false)
         .mount("/", &workspace.path("tests/browser"))?
@@ -58,19 +44,12 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<(), Error>
     let url = format!("{}/{PAGE}", Server::bind(site, 0)?.spawn());
 
     let device = options.device.name();
-    let report = options
-        .report
-        .clone()
-        .unwrap_or_else(|| default_report(workspace, options.device));
+    let report = options.report.clone().unwrap_or_else(|| default_report(workspace, options.device));
     if let Some(dir) = report.parent() {
         fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
     }
     eprintln!("Running {url} on {device} in headless Chromium ...");
-    let mut command = browser::script(
-        workspace,
-        "run-suite.mjs",
-        ["--url", &url, "--device", device],
-    )?;
+    let mut command = browser::script(workspace, "run-suite.mjs", ["--url", &url, "--device", device])?;
     command.arg("--report").arg(&report);
     if let Some(filter) = &options.filter {
         command.args(["--filter", filter]);
@@ -82,7 +61,5 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<(), Error>
 
 /// Where the report of a device goes.
 pub(crate) fn default_report(workspace: &Workspace, device: Device) -> PathBuf {
-    workspace
-        .records()
-        .join(format!("suite-{}.json", device.name()))
+    workspace.records().join(format!("suite-{}.json", device.name()))
 }

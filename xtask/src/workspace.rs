@@ -14,11 +14,9 @@ pub(crate) struct Workspace {
 impl Workspace {
     /// Finds the checkout from the manifest that cargo runs xtask from.
     pub(crate) fn find() -> Self {
-        let manifest_dir = env::var_os("CARGO_MANIFEST_DIR")
-            .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
-        let root = manifest_dir
-            .parent()
-            .map_or_else(|| PathBuf::from("."), Path::to_owned);
+        let manifest_dir =
+            env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+        let root = manifest_dir.parent().map_or_else(|| PathBuf::from("."), Path::to_owned);
         let target = match env::var_os("CARGO_TARGET_DIR") {
             Some(dir) => root.join(dir),
             None => root.join("target"),

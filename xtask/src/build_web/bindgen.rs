@@ -13,10 +13,7 @@ use crate::error::Error;
 /// The script has no default address for its module (the caller passes one), so a bundler that follows
 /// `new URL(..., import.meta.url)` does not pack it a second time.
 pub(super) fn run(name: &str, module: &Path, bytes: Vec<u8>, out_dir: &Path) -> Result<(), Error> {
-    let failed = |message: String| Error::Bindgen {
-        path: module.to_owned(),
-        message,
-    };
+    let failed = |message: String| Error::Bindgen { path: module.to_owned(), message };
     let mut output = Bindgen::new()
         .input_bytes(name, bytes)
         .web(true)
@@ -27,20 +24,16 @@ pub(super) fn run(name: &str, module: &Path, bytes: Vec<u8>, out_dir: &Path) -> 
         .remove_producers_section(true)
         .generate_output()
         .map_err(|error| failed(format!("{error:#}")))?;
-    if !output.snippets().is_empty() || !output.local_modules().is_empty() {
-        return Err(failed(
-            "it imports JavaScript snippets, which the package has no place for".to_owned(),
-        ));
+    // Each crate that could have snippets has an entry, mostly an empty one.
+    let snippets = output.snippets().iter().filter(|(_, code)| !code.is_empty());
+    let sources: Vec<&String> = snippets.map(|(source, _)| source).chain(output.local_modules().keys()).collect();
+    if !sources.is_empty() {
+        return Err(failed(format!("it imports JavaScript files, which the package has no place for: {sources:?}")));
     }
-    let wasm = output.wasm_mut().emit_wasm();
-    write(&out_dir.join(format!("{name}.js")), output.js().as_bytes())?;
-    write(
-        &out_dir.join(format!("{name}.d.ts")),
-        output.ts().unwrap_or_default().as_bytes(),
-    )?;
-    write(&out_dir.join(format!("{name}.wasm")), &wasm)
-}
-
-fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    fs::write(path, bytes).map_err(Error::io("write", path))
+    output.emit(out_dir).map_err(|error| failed(format!("{error:#}")))?;
+    // The package's names are its own: wasm-bindgen would have NAME_bg.wasm, typed as a module of its own.
+    let (given, wanted) = (out_dir.join(format!("{name}_bg.wasm")), out_dir.join(format!("{name}.wasm")));
+    fs::rename(&given, &wanted).map_err(Error::io("rename", &given))?;
+    let types = out_dir.join(format!("{name}_bg.wasm.d.ts"));
+    fs::remove_file(&types).map_err(Error::io("remove", &types))
 }

@@ -49,11 +49,8 @@ const RELAXED: Variant = Variant {
     features: "+simd128,+relaxed-simd,+bulk-memory,+nontrapping-fptoint",
 };
 
-const SIMD: Variant = Variant {
-    name: "lenslet_simd",
-    target_dir: "web-simd",
-    features: "+simd128,+bulk-memory,+nontrapping-fptoint",
-};
+const SIMD: Variant =
+    Variant { name: "lenslet_simd", target_dir: "web-simd", features: "+simd128,+bulk-memory,+nontrapping-fptoint" };
 
 /// Installs what a build needs.
 pub(crate) fn prepare(workspace: &Workspace) -> Result<(), Error> {
@@ -70,16 +67,9 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<(), Error>
     })?;
     // The suite checks kernels, which the relaxed module has in all their variants, and is built with the
     // settings of `release`: linking the whole program at once would only make the tests start later.
-    let (variants, profile, out_dir): (&[Variant], _, _) = if options.test_suite {
-        (&[RELAXED], "release", "web/pkg-test")
-    } else {
-        (&[RELAXED, SIMD], "web", "web/pkg")
-    };
-    let optimizer = if options.test_suite || options.no_wasm_opt {
-        None
-    } else {
-        WasmOpt::find()
-    };
+    let (variants, profile, out_dir): (&[Variant], _, _) =
+        if options.test_suite { (&[RELAXED], "release", "web/pkg-test") } else { (&[RELAXED, SIMD], "web", "web/pkg") };
+    let optimizer = if options.test_suite || options.no_wasm_opt { None } else { WasmOpt::find() };
     let out_dir = workspace.path(out_dir);
     fs::create_dir_all(&out_dir).map_err(Error::io("create", &out_dir))?;
 
@@ -87,10 +77,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<(), Error>
     for &variant in variants {
         let module = compile(workspace, &toolchain, variant, profile, options.test_suite)?;
         let stamp_path = stamp_path(workspace, variant, profile, options.test_suite);
-        sizes.push((
-            variant,
-            package(variant, &module, &out_dir, optimizer.as_ref(), &stamp_path)?,
-        ));
+        sizes.push((variant, package(variant, &module, &out_dir, optimizer.as_ref(), &stamp_path)?));
     }
     eprintln!("{}:", out_dir.display());
     for (variant, sizes) in &sizes {
@@ -99,16 +86,9 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<(), Error>
     if options.test_suite {
         return Ok(());
     }
-    sizes
-        .iter()
-        .find(|(_, sizes)| sizes.raw > MAX_RAW_BYTES)
-        .map_or(Ok(()), |(variant, sizes)| {
-            Err(Error::TooBig {
-                file: format!("{}.wasm", variant.name),
-                size: sizes.raw,
-                limit: MAX_RAW_BYTES,
-            })
-        })
+    sizes.iter().find(|(_, sizes)| sizes.raw > MAX_RAW_BYTES).map_or(Ok(()), |(variant, sizes)| {
+        Err(Error::TooBig { file: format!("{}.wasm", variant.name), size: sizes.raw, limit: MAX_RAW_BYTES })
+    })
 }
 
 /// Compiles a variant and returns cargo's module.
@@ -121,37 +101,21 @@ fn compile(
 ) -> Result<PathBuf, Error> {
     // The suite's build shares its directory with the native one: they meet in `target/release`, where
     // build scripts and procedural macros are compiled for both.
-    let target_dir = if test_suite {
-        workspace.target().to_owned()
-    } else {
-        workspace.target().join(variant.target_dir)
-    };
+    let target_dir =
+        if test_suite { workspace.target().to_owned() } else { workspace.target().join(variant.target_dir) };
     eprintln!("Compiling {} (profile {profile}) ...", variant.name);
     let mut command = toolchain.build(workspace);
     command
-        .args([
-            "--package",
-            "lenslet-web",
-            "--lib",
-            "--profile",
-            profile,
-            "--target-dir",
-        ])
+        .args(["--package", "lenslet-web", "--lib", "--profile", profile, "--target-dir"])
         .arg(&target_dir)
         // Takes the place of what .cargo/config.toml says for the target.
-        .env(
-            "RUSTFLAGS",
-            format!("-C target-feature={}", variant.features),
-        )
+        .env("RUSTFLAGS", format!("-C target-feature={}", variant.features))
         .env_remove("CARGO_ENCODED_RUSTFLAGS");
     if test_suite {
         command.args(["--features", "test-suite"]);
     }
     process::run("compiling lenslet-web", &mut command)?;
-    Ok(target_dir
-        .join(wasm::TARGET)
-        .join(profile)
-        .join("lenslet_web.wasm"))
+    Ok(target_dir.join(wasm::TARGET).join(profile).join("lenslet_web.wasm"))
 }
 
 /// Turns cargo's module into the package's files, unless they were made from the same module already.
@@ -179,7 +143,5 @@ fn package(
 
 fn stamp_path(workspace: &Workspace, variant: Variant, profile: &str, test_suite: bool) -> PathBuf {
     let suffix = if test_suite { "-test" } else { "" };
-    workspace
-        .records()
-        .join(format!("{}-{profile}{suffix}.stamp", variant.name))
+    workspace.records().join(format!("{}-{profile}{suffix}.stamp", variant.name))
 }

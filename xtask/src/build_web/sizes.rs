@@ -39,11 +39,7 @@ impl Sizes {
             .ok()
             .and_then(|json| serde_json::from_str::<Value>(&json).ok())
             .unwrap_or_default();
-        Ok(Self {
-            raw,
-            gzip: compressed["gzip"].as_u64(),
-            brotli: compressed["brotli"].as_u64(),
-        })
+        Ok(Self { raw, gzip: compressed["gzip"].as_u64(), brotli: compressed["brotli"].as_u64() })
     }
 }
 
@@ -51,12 +47,7 @@ impl fmt::Display for Sizes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:.2} MB", megabytes(self.raw))?;
         if let (Some(gzip), Some(brotli)) = (self.gzip, self.brotli) {
-            write!(
-                f,
-                ", gzip {:.2} MB, brotli {:.2} MB",
-                megabytes(gzip),
-                megabytes(brotli)
-            )?;
+            write!(f, ", gzip {:.2} MB, brotli {:.2} MB", megabytes(gzip), megabytes(brotli))?;
         }
         Ok(())
     }
@@ -72,19 +63,8 @@ mod tests {
 
     #[test]
     fn prints_what_is_known() {
-        let sizes = Sizes {
-            raw: 2_324_464,
-            gzip: Some(827_528),
-            brotli: Some(557_696),
-        };
+        let sizes = Sizes { raw: 2_324_464, gzip: Some(827_528), brotli: Some(557_696) };
         assert_eq!(sizes.to_string(), "2.32 MB, gzip 0.83 MB, brotli 0.56 MB");
-        assert_eq!(
-            Sizes {
-                gzip: None,
-                ..sizes
-            }
-            .to_string(),
-            "2.32 MB"
-        );
+        assert_eq!(Sizes { gzip: None, ..sizes }.to_string(), "2.32 MB");
     }
 }

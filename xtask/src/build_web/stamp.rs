@@ -23,22 +23,15 @@ impl Stamp {
     pub(super) fn new(module: &[u8], wasm_opt: Option<u32>) -> Self {
         let mut hasher = DefaultHasher::new();
         (FORMAT, module, wasm_opt).hash(&mut hasher);
-        Self {
-            inputs: hasher.finish(),
-        }
+        Self { inputs: hasher.finish() }
     }
 
     /// The recorded sizes if the outputs were made from these inputs and `wasm` is still as it was then.
     pub(super) fn recorded(&self, path: &Path, wasm: &Path) -> Option<Sizes> {
         let record: Value = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
-        let complete = ["js", "d.ts"]
-            .iter()
-            .all(|extension| wasm.with_extension(extension).is_file());
-        let sizes = Sizes {
-            raw: record["raw"].as_u64()?,
-            gzip: record["gzip"].as_u64(),
-            brotli: record["brotli"].as_u64(),
-        };
+        let complete = ["js", "d.ts"].iter().all(|extension| wasm.with_extension(extension).is_file());
+        let sizes =
+            Sizes { raw: record["raw"].as_u64()?, gzip: record["gzip"].as_u64(), brotli: record["brotli"].as_u64() };
         let same = record["inputs"].as_u64() == Some(self.inputs)
             && fs::metadata(wasm).is_ok_and(|meta| meta.len() == sizes.raw);
         (same && complete).then_some(sizes)
@@ -70,21 +63,14 @@ mod tests {
         let (path, wasm) = (dir.join("a.stamp"), dir.join("a.wasm"));
         fs::write(&wasm, b"1234").unwrap();
         fs::write(dir.join("a.js"), "").unwrap();
-        let sizes = Sizes {
-            raw: 4,
-            gzip: None,
-            brotli: Some(2),
-        };
+        let sizes = Sizes { raw: 4, gzip: None, brotli: Some(2) };
         let stamp = Stamp::new(b"module", None);
         assert_eq!(stamp.recorded(&path, &wasm), None, "nothing recorded");
         stamp.record(&path, &sizes).unwrap();
         assert_eq!(stamp.recorded(&path, &wasm), None, "an output is missing");
         fs::write(dir.join("a.d.ts"), "").unwrap();
         assert_eq!(stamp.recorded(&path, &wasm), Some(sizes));
-        assert_eq!(
-            Stamp::new(b"module", Some(120)).recorded(&path, &wasm),
-            None
-        );
+        assert_eq!(Stamp::new(b"module", Some(120)).recorded(&path, &wasm), None);
         assert_eq!(Stamp::new(b"other", None).recorded(&path, &wasm), None);
         fs::write(&wasm, b"12345").unwrap();
         assert_eq!(stamp.recorded(&path, &wasm), None, "the output was changed");

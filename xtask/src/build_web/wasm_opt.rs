@@ -23,10 +23,7 @@ impl WasmOpt {
     /// The one on `PATH`, if it is recent enough.
     pub(super) fn find() -> Option<Self> {
         let program = process::find_program("wasm-opt")?;
-        let version = process::capture(
-            "asking its version",
-            Command::new(&program).arg("--version"),
-        );
+        let version = process::capture("asking its version", Command::new(&program).arg("--version"));
         let version = version.ok().and_then(|text| parse_version(&text))?;
         if version < OLDEST {
             eprintln!("wasm-opt {version} does not know relaxed SIMD ({OLDEST} does): not used");
@@ -41,11 +38,7 @@ impl WasmOpt {
 
     /// Optimises a module in place. If that fails the module stays as it is, with a warning.
     pub(super) fn run(&self, wasm: &Path) {
-        eprintln!(
-            "Optimising {} with wasm-opt {} ...",
-            wasm.display(),
-            self.version
-        );
+        eprintln!("Optimising {} with wasm-opt {} ...", wasm.display(), self.version);
         let optimized = wasm.with_extension("wasm.opt");
         let mut command = Command::new(&self.program);
         command.args([
@@ -64,10 +57,7 @@ impl WasmOpt {
             .map_err(|error| error.to_string())
             .and_then(|_| fs::rename(&optimized, wasm).map_err(|error| error.to_string()));
         if let Err(error) = replaced {
-            eprintln!(
-                "warning: {} stays as the compiler made it: {error}",
-                wasm.display()
-            );
+            eprintln!("warning: {} stays as the compiler made it: {error}", wasm.display());
             // Whether a half-written file was left does not matter any more.
             let _ = fs::remove_file(&optimized);
         }
@@ -86,10 +76,7 @@ mod tests {
     #[test]
     fn reads_versions() {
         assert_eq!(parse_version("wasm-opt version 108\n"), Some(108));
-        assert_eq!(
-            parse_version("wasm-opt version 132 (version_132)"),
-            Some(132)
-        );
+        assert_eq!(parse_version("wasm-opt version 132 (version_132)"), Some(132));
         assert_eq!(parse_version("?"), None);
     }
 }

@@ -5,10 +5,7 @@ use std::path::Path;
 /// The media type of a file. Browsers insist on the right one for modules and streamed wasm; what is not
 /// listed is plain bytes.
 pub(super) fn of(path: &Path) -> &'static str {
-    let extension = path
-        .extension()
-        .and_then(|extension| extension.to_str())
-        .unwrap_or_default();
+    let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
     match extension.to_ascii_lowercase().as_str() {
         "html" | "htm" => "text/html; charset=utf-8",
         "css" => "text/css; charset=utf-8",
@@ -37,10 +34,7 @@ mod tests {
     #[test]
     fn knows_what_browsers_are_strict_about() {
         assert_eq!(of(Path::new("a/lenslet.wasm")), "application/wasm");
-        assert_eq!(
-            of(Path::new("worker.mjs")),
-            "text/javascript; charset=utf-8"
-        );
+        assert_eq!(of(Path::new("worker.mjs")), "text/javascript; charset=utf-8");
         assert_eq!(of(Path::new("PHOTO.JPG")), "image/jpeg");
         assert_eq!(of(Path::new("queries.json")), "application/json");
         assert_eq!(of(Path::new("model.onnx")), "application/octet-stream");

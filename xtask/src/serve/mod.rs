@@ -35,11 +35,7 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> Result<(), Error> {
     let site = Site::new(options.isolated).mount("/", &options.root)?;
     let server = Server::bind(site, options.port)?;
-    println!(
-        "Serving {} at {} (Ctrl-C stops it)",
-        options.root.display(),
-        server.url()
-    );
+    println!("Serving {} at {} (Ctrl-C stops it)", options.root.display(), server.url());
     server.run();
     Ok(())
 }
@@ -54,19 +50,13 @@ pub(crate) struct Site {
 impl Site {
     /// An empty site; `isolated` makes its pages cross-origin isolated.
     pub(crate) fn new(isolated: bool) -> Self {
-        Self {
-            mounts: Mounts::default(),
-            isolated,
-        }
+        Self { mounts: Mounts::default(), isolated }
     }
 
     /// Serves `folder` under the URL path `prefix` (`/` or `/name/`).
     pub(crate) fn mount(mut self, prefix: &str, folder: &Path) -> Result<Self, Error> {
         let folder = folder.canonicalize().map_err(Error::io("serve", folder))?;
-        self.mounts.add(Mount {
-            prefix: prefix.to_owned(),
-            folder,
-        });
+        self.mounts.add(Mount { prefix: prefix.to_owned(), folder });
         Ok(self)
     }
 }
@@ -89,11 +79,7 @@ impl Server {
         };
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).map_err(unusable)?;
         let address = listener.local_addr().map_err(unusable)?;
-        Ok(Self {
-            listener,
-            address,
-            site: Arc::new(site),
-        })
+        Ok(Self { listener, address, site: Arc::new(site) })
     }
 
     /// The address of the site, without a slash at its end.
@@ -164,8 +150,7 @@ mod tests {
     }
 
     fn site(name: &str) -> PathBuf {
-        let root =
-            std::env::temp_dir().join(format!("lenslet-xtask-{}-{name}", std::process::id()));
+        let root = std::env::temp_dir().join(format!("lenslet-xtask-{}-{name}", std::process::id()));
         fs::create_dir_all(root.join("sub folder")).unwrap();
         fs::write(root.join("index.html"), "<p>home").unwrap();
         fs::write(root.join("sub folder/a+b.json"), "0123456789").unwrap();
@@ -175,30 +160,20 @@ mod tests {
     #[test]
     fn serves_whole_files_ranges_and_errors() {
         let root = site("plain");
-        let url = Server::bind(Site::new(false).mount("/", &root).unwrap(), 0)
-            .unwrap()
-            .spawn();
+        let url = Server::bind(Site::new(false).mount("/", &root).unwrap(), 0).unwrap().spawn();
         let home = get(&url, "GET / HTTP/1.1\r\nConnection: close\r\n\r\n");
         assert!(home.starts_with("HTTP/1.1 200 OK\r\n"), "{home}");
-        assert!(
-            home.contains("Content-Type: text/html; charset=utf-8\r\n"),
-            "{home}"
-        );
+        assert!(home.contains("Content-Type: text/html; charset=utf-8\r\n"), "{home}");
         assert!(home.ends_with("\r\n\r\n<p>home"), "{home}");
         assert!(!home.contains("Cross-Origin"), "{home}");
 
-        let part = get(
-            &url,
-            "GET /sub%20folder/a+b.json?v=1 HTTP/1.1\r\nrange: bytes=2-4\r\nConnection: close\r\n\r\n",
-        );
+        let part =
+            get(&url, "GET /sub%20folder/a+b.json?v=1 HTTP/1.1\r\nrange: bytes=2-4\r\nConnection: close\r\n\r\n");
         assert!(part.starts_with("HTTP/1.1 206 "), "{part}");
         assert!(part.contains("Content-Range: bytes 2-4/10\r\n"), "{part}");
         assert!(part.ends_with("\r\n\r\n234"), "{part}");
 
-        let beyond = get(
-            &url,
-            "GET /sub%20folder/a+b.json HTTP/1.0\r\nRange: bytes=10-\r\n\r\n",
-        );
+        let beyond = get(&url, "GET /sub%20folder/a+b.json HTTP/1.0\r\nRange: bytes=10-\r\n\r\n");
         assert!(beyond.starts_with("HTTP/1.1 416 "), "{beyond}");
         assert!(beyond.contains("Content-Range: bytes */10\r\n"), "{beyond}");
 
@@ -210,10 +185,7 @@ mod tests {
             ("/sub%20folder/", "404"),
         ] {
             let answer = get(&url, &format!("GET {path} HTTP/1.0\r\n\r\n"));
-            assert!(
-                answer.starts_with(&format!("HTTP/1.1 {status} ")),
-                "{path}: {answer}"
-            );
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{path}: {answer}");
         }
         assert!(get(&url, "POST / HTTP/1.1\r\n\r\n").starts_with("HTTP/1.1 405 "));
         assert!(get(&url, "nonsense\r\n\r\n").starts_with("HTTP/1.1 400 "));
@@ -223,23 +195,12 @@ mod tests {
     #[test]
     fn keeps_connections_open_and_can_isolate() {
         let root = site("isolated");
-        let url = Server::bind(Site::new(true).mount("/", &root).unwrap(), 0)
-            .unwrap()
-            .spawn();
-        let two = get(
-            &url,
-            "HEAD / HTTP/1.1\r\n\r\nGET / HTTP/1.1\r\nConnection: close\r\n\r\n",
-        );
+        let url = Server::bind(Site::new(true).mount("/", &root).unwrap(), 0).unwrap().spawn();
+        let two = get(&url, "HEAD / HTTP/1.1\r\n\r\nGET / HTTP/1.1\r\nConnection: close\r\n\r\n");
         assert_eq!(two.matches("HTTP/1.1 200 OK").count(), 2, "{two}");
         assert_eq!(two.matches("<p>home").count(), 1, "HEAD has no body: {two}");
-        assert!(
-            two.contains("Cross-Origin-Opener-Policy: same-origin\r\n"),
-            "{two}"
-        );
-        assert!(
-            two.contains("Cross-Origin-Embedder-Policy: require-corp\r\n"),
-            "{two}"
-        );
+        assert!(two.contains("Cross-Origin-Opener-Policy: same-origin\r\n"), "{two}");
+        assert!(two.contains("Cross-Origin-Embedder-Policy: require-corp\r\n"), "{two}");
         fs::remove_dir_all(root).unwrap();
     }
 }

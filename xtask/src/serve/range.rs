@@ -41,18 +41,13 @@ fn part(first: u64, last: u64, length: u64) -> Range {
     if first >= length {
         return Range::Unsatisfiable;
     }
-    Range::Part {
-        first,
-        last: last.min(length - 1),
-    }
+    Range::Part { first, last: last.min(length - 1) }
 }
 
 /// Digits only: `parse` alone would take a sign.
 fn number(text: &str) -> Option<u64> {
     let text = text.trim();
-    text.bytes()
-        .all(|byte| byte.is_ascii_digit())
-        .then(|| text.parse().ok())?
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
 }
 
 #[cfg(test)]
@@ -61,30 +56,12 @@ mod tests {
 
     #[test]
     fn parts() {
-        assert_eq!(
-            parse(Some("bytes=0-0"), 10),
-            Range::Part { first: 0, last: 0 }
-        );
-        assert_eq!(
-            parse(Some("bytes=2-5"), 10),
-            Range::Part { first: 2, last: 5 }
-        );
-        assert_eq!(
-            parse(Some("bytes=2-"), 10),
-            Range::Part { first: 2, last: 9 }
-        );
-        assert_eq!(
-            parse(Some("bytes=8-99"), 10),
-            Range::Part { first: 8, last: 9 }
-        );
-        assert_eq!(
-            parse(Some("bytes=-3"), 10),
-            Range::Part { first: 7, last: 9 }
-        );
-        assert_eq!(
-            parse(Some("bytes=-30"), 10),
-            Range::Part { first: 0, last: 9 }
-        );
+        assert_eq!(parse(Some("bytes=0-0"), 10), Range::Part { first: 0, last: 0 });
+        assert_eq!(parse(Some("bytes=2-5"), 10), Range::Part { first: 2, last: 5 });
+        assert_eq!(parse(Some("bytes=2-"), 10), Range::Part { first: 2, last: 9 });
+        assert_eq!(parse(Some("bytes=8-99"), 10), Range::Part { first: 8, last: 9 });
+        assert_eq!(parse(Some("bytes=-3"), 10), Range::Part { first: 7, last: 9 });
+        assert_eq!(parse(Some("bytes=-30"), 10), Range::Part { first: 0, last: 9 });
     }
 
     #[test]

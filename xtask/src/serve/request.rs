@@ -91,16 +91,12 @@ mod tests {
 
     #[test]
     fn reads_what_it_needs() {
-        let request = read("GET /a?b HTTP/1.1\r\nHost: x\r\nRANGE: bytes=0-1\r\n\r\n")
-            .unwrap()
-            .unwrap();
+        let request = read("GET /a?b HTTP/1.1\r\nHost: x\r\nRANGE: bytes=0-1\r\n\r\n").unwrap().unwrap();
         assert_eq!(request.method, "GET");
         assert_eq!(request.target, "/a?b");
         assert_eq!(request.range.as_deref(), Some("bytes=0-1"));
         assert!(request.keep_open);
-        let request = read("GET / HTTP/1.1\r\nconnection: Close\r\n\r\n")
-            .unwrap()
-            .unwrap();
+        let request = read("GET / HTTP/1.1\r\nconnection: Close\r\n\r\n").unwrap().unwrap();
         assert!(!request.keep_open);
     }
 
@@ -108,13 +104,7 @@ mod tests {
     fn refuses_what_is_not_http() {
         assert!(read("").unwrap().is_none());
         let long = format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(40_000));
-        for text in [
-            "GET /",
-            "GET /\r\n\r\n",
-            "GET / SPDY/3\r\n\r\n",
-            "GET / HTTP/1.1\r\nx\r\n\r\n",
-            &long,
-        ] {
+        for text in ["GET /", "GET /\r\n\r\n", "GET / SPDY/3\r\n\r\n", "GET / HTTP/1.1\r\nx\r\n\r\n", &long] {
             assert!(matches!(read(text), Err(Malformed::Syntax)), "{text:.40}");
         }
     }

@@ -27,8 +27,7 @@ impl Mounts {
     /// Adds a folder. The longest matching prefix wins, so keep them in that order.
     pub(super) fn add(&mut self, mount: Mount) {
         self.0.push(mount);
-        self.0
-            .sort_by_key(|mount| std::cmp::Reverse(mount.prefix.len()));
+        self.0.sort_by_key(|mount| std::cmp::Reverse(mount.prefix.len()));
     }
 
     /// Finds the file behind a request's target.
@@ -127,23 +126,11 @@ mod tests {
         let base = base.canonicalize().unwrap();
         let (app, data) = (base.join("app"), base.join("data"));
         let mut mounts = Mounts::default();
-        mounts.add(Mount {
-            prefix: "/".into(),
-            folder: app.clone(),
-        });
-        mounts.add(Mount {
-            prefix: "/data/".into(),
-            folder: data.clone(),
-        });
+        mounts.add(Mount { prefix: "/".into(), folder: app.clone() });
+        mounts.add(Mount { prefix: "/data/".into(), folder: data.clone() });
 
-        assert_eq!(
-            mounts.resolve("/?device=wasm"),
-            Target::File(app.join("index.html"))
-        );
-        assert_eq!(
-            mounts.resolve("/data/model.onnx"),
-            Target::File(data.join("model.onnx"))
-        );
+        assert_eq!(mounts.resolve("/?device=wasm"), Target::File(app.join("index.html")));
+        assert_eq!(mounts.resolve("/data/model.onnx"), Target::File(data.join("model.onnx")));
         assert_eq!(mounts.resolve("/docs?x"), Target::Redirect("/docs/".into()));
         assert_eq!(mounts.resolve("/docs/"), Target::NotFound);
         assert_eq!(mounts.resolve("/data/../index.html"), Target::NotFound);

@@ -45,12 +45,7 @@ pub(super) fn answer(request: &Request, mounts: &Mounts, isolated: bool) -> Resp
 /// A response that only tells its status.
 pub(super) fn error(status: u16, isolated: bool) -> Response {
     let body = Body::Text(format!("{status} {}\n", reason(status)));
-    Response {
-        status,
-        headers: common_headers(isolated),
-        body,
-    }
-    .with("Content-Type", "text/plain; charset=utf-8")
+    Response { status, headers: common_headers(isolated), body }.with("Content-Type", "text/plain; charset=utf-8")
 }
 
 fn file(path: &Path, range: Option<&str>, isolated: bool) -> io::Result<Response> {
@@ -65,13 +60,9 @@ fn file(path: &Path, range: Option<&str>, isolated: bool) -> io::Result<Response
     };
     file.seek(SeekFrom::Start(first))?;
     let body = Body::File { file, length };
-    let mut response = Response {
-        status,
-        headers: common_headers(isolated),
-        body,
-    }
-    .with("Content-Type", mime::of(path))
-    .with("Accept-Ranges", "bytes");
+    let mut response = Response { status, headers: common_headers(isolated), body }
+        .with("Content-Type", mime::of(path))
+        .with("Accept-Ranges", "bytes");
     if status == 206 {
         let last = first + length - 1;
         response = response.with("Content-Range", format!("bytes {first}-{last}/{total}"));
@@ -81,10 +72,7 @@ fn file(path: &Path, range: Option<&str>, isolated: bool) -> io::Result<Response
 
 fn common_headers(isolated: bool) -> Vec<(&'static str, String)> {
     // A rebuilt file must be seen at the next reload.
-    let mut headers = vec![
-        ("Cache-Control", "no-cache".to_owned()),
-        ("X-Content-Type-Options", "nosniff".to_owned()),
-    ];
+    let mut headers = vec![("Cache-Control", "no-cache".to_owned()), ("X-Content-Type-Options", "nosniff".to_owned())];
     if isolated {
         headers.push(("Cross-Origin-Opener-Policy", "same-origin".to_owned()));
         headers.push(("Cross-Origin-Embedder-Policy", "require-corp".to_owned()));
@@ -118,11 +106,7 @@ impl Response {
             Body::File { file, length } => {
                 let sent = io::copy(&mut file.take(length), writer)?;
                 // The promised length can no longer be kept; only closing the connection tells.
-                if sent < length {
-                    Err(io::ErrorKind::UnexpectedEof.into())
-                } else {
-                    Ok(())
-                }
+                if sent < length { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
             }
         }
     }

@@ -9,18 +9,9 @@ use crate::process;
 /// Installs packages if this is root on a system with `apt-get`; otherwise the error says the command.
 pub(super) fn install(what: &'static str, packages: &[&str], elsewhere: &str) -> Result<(), Error> {
     let list = packages.join(" ");
-    let missing = |why: &str, remedy: String| {
-        Err(Error::Missing {
-            what,
-            why: why.to_owned(),
-            remedy,
-        })
-    };
+    let missing = |why: &str, remedy: String| Err(Error::Missing { what, why: why.to_owned(), remedy });
     if process::find_program("apt-get").is_none() {
-        return missing(
-            "it was not found, and xtask can install only with apt-get",
-            elsewhere.to_owned(),
-        );
+        return missing("it was not found, and xtask can install only with apt-get", elsewhere.to_owned());
     }
     if !is_root() {
         return missing(
@@ -32,9 +23,7 @@ pub(super) fn install(what: &'static str, packages: &[&str], elsewhere: &str) ->
     update()?;
     process::capture(
         &format!("installing {list}"),
-        apt()
-            .args(["install", "--yes", "--no-install-recommends"])
-            .args(packages),
+        apt().args(["install", "--yes", "--no-install-recommends"]).args(packages),
     )?;
     Ok(())
 }
@@ -54,13 +43,7 @@ fn apt() -> Command {
     command
         .env("DEBIAN_FRONTEND", "noninteractive")
         // Wait for another apt-get instead of failing, and try again on a shaky network.
-        .args([
-            "--quiet",
-            "-o",
-            "DPkg::Lock::Timeout=300",
-            "-o",
-            "Acquire::Retries=3",
-        ]);
+        .args(["--quiet", "-o", "DPkg::Lock::Timeout=300", "-o", "Acquire::Retries=3"]);
     command
 }
 

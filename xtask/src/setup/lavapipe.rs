@@ -7,11 +7,7 @@ use super::{State, apt};
 use crate::error::Error;
 
 /// Where Vulkan drivers register themselves on Linux.
-const ICD_DIRS: [&str; 3] = [
-    "/usr/share/vulkan/icd.d",
-    "/usr/local/share/vulkan/icd.d",
-    "/etc/vulkan/icd.d",
-];
+const ICD_DIRS: [&str; 3] = ["/usr/share/vulkan/icd.d", "/usr/local/share/vulkan/icd.d", "/etc/vulkan/icd.d"];
 
 /// The file that registers lavapipe with the Vulkan loader. It is called `lvp_icd.json` or
 /// `lvp_icd.x86_64.json`, depending on the version of Mesa.
@@ -21,11 +17,7 @@ pub(crate) fn icd() -> Option<PathBuf> {
             .ok()?
             .flatten()
             .map(|entry| entry.path())
-            .find(|path| {
-                path.file_name()
-                    .and_then(|name| name.to_str())
-                    .is_some_and(is_lavapipe)
-            })
+            .find(|path| path.file_name().and_then(|name| name.to_str()).is_some_and(is_lavapipe))
     })
 }
 
@@ -41,13 +33,11 @@ pub(super) fn ensure() -> Result<State, Error> {
         &["mesa-vulkan-drivers", "libvulkan1"],
         "install Mesa's Vulkan drivers (mesa-vulkan-swrast, vulkan-swrast or the like) and the Vulkan loader",
     )?;
-    icd()
-        .map(|path| State::Installed(path.display().to_string()))
-        .ok_or_else(|| Error::Missing {
-            what: "lavapipe",
-            why: "mesa-vulkan-drivers is installed but registers no lavapipe".to_owned(),
-            remedy: "run the tests on a machine with a Vulkan device".to_owned(),
-        })
+    icd().map(|path| State::Installed(path.display().to_string())).ok_or_else(|| Error::Missing {
+        what: "lavapipe",
+        why: "mesa-vulkan-drivers is installed but registers no lavapipe".to_owned(),
+        remedy: "run the tests on a machine with a Vulkan device".to_owned(),
+    })
 }
 
 fn is_lavapipe(name: &str) -> bool {

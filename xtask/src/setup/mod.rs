@@ -42,13 +42,7 @@ pub(crate) enum State {
 }
 
 impl Component {
-    pub(crate) const ALL: &[Self] = &[
-        Self::Wasm,
-        Self::Node,
-        Self::NodePackages,
-        Self::Chromium,
-        Self::Lavapipe,
-    ];
+    pub(crate) const ALL: &[Self] = &[Self::Wasm, Self::Node, Self::NodePackages, Self::Chromium, Self::Lavapipe];
 
     fn name(self) -> &'static str {
         match self {
@@ -90,10 +84,7 @@ pub(crate) fn run(workspace: &Workspace, components: &[Component]) -> Result<(),
     if missing.is_empty() {
         return Ok(());
     }
-    Err(Error::Failed(format!(
-        "this machine lacks: {}; see above for what to do",
-        missing.join(", ")
-    )))
+    Err(Error::Failed(format!("this machine lacks: {}; see above for what to do", missing.join(", "))))
 }
 
 /// Says that something is being installed: it may take minutes.

@@ -12,18 +12,12 @@ use crate::workspace::Workspace;
 const OLDEST: (u32, u32) = (20, 19);
 
 pub(super) fn ensure_node() -> Result<State, Error> {
-    let elsewhere = format!(
-        "install Node.js {}.{} or newer, with npm",
-        OLDEST.0, OLDEST.1
-    );
+    let elsewhere = format!("install Node.js {}.{} or newer, with npm", OLDEST.0, OLDEST.1);
     let present = process::find_program("node").is_some() && process::find_program("npm").is_some();
     if !present {
         apt::install("Node.js", &["nodejs", "npm"], &elsewhere)?;
     }
-    let version = process::capture(
-        "asking node for its version",
-        Command::new("node").arg("--version"),
-    )?;
+    let version = process::capture("asking node for its version", Command::new("node").arg("--version"))?;
     let version = version.trim();
     if parse_version(version).is_none_or(|version| version < OLDEST) {
         return Err(Error::Missing {
@@ -33,11 +27,7 @@ pub(super) fn ensure_node() -> Result<State, Error> {
         });
     }
     let detail = version.to_owned();
-    Ok(if present {
-        State::Present(detail)
-    } else {
-        State::Installed(detail)
-    })
+    Ok(if present { State::Present(detail) } else { State::Installed(detail) })
 }
 
 /// Installs exactly what the lock file says. A copy of the lock file inside `node_modules` tells that this
@@ -56,9 +46,7 @@ pub(super) fn ensure_packages(workspace: &Workspace) -> Result<State, Error> {
     // Install scripts are where packages download browsers and binaries; nothing here needs them.
     process::capture(
         "installing the npm packages of web/",
-        workspace
-            .npm()
-            .args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]),
+        workspace.npm().args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]),
     )?;
     fs::write(&installed_path, &lock).map_err(Error::io("write", &installed_path))?;
     Ok(State::Installed("web/node_modules".to_owned()))

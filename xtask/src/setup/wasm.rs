@@ -32,11 +32,7 @@ pub(crate) enum Toolchain {
 impl Toolchain {
     /// Finds a toolchain that is ready to use.
     pub(crate) fn find(workspace: &Workspace) -> Option<Self> {
-        if current_has_target(workspace) {
-            Some(Self::Current)
-        } else {
-            debian().ok()
-        }
+        if current_has_target(workspace) { Some(Self::Current) } else { debian().ok() }
     }
 
     /// `cargo build` for the target.
@@ -57,13 +53,7 @@ impl Toolchain {
                     // -Z build-std on a stable compiler.
                     .env("RUSTC_BOOTSTRAP", "1")
                     .env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER", linker)
-                    .args([
-                        "build",
-                        "-Z",
-                        "build-std=std,panic_abort",
-                        "--target",
-                        TARGET,
-                    ]);
+                    .args(["build", "-Z", "build-std=std,panic_abort", "--target", TARGET]);
                 command
             }
         }
@@ -79,20 +69,13 @@ pub(super) fn ensure(workspace: &Workspace) -> Result<State, Error> {
         Err(error) => error,
     };
     if debian().is_ok() {
-        return Ok(State::Present(
-            "Debian's rustc-web, with build-std".to_owned(),
-        ));
+        return Ok(State::Present("Debian's rustc-web, with build-std".to_owned()));
     }
-    let with_debian = apt::install(
-        COMPILER,
-        &DEBIAN_PACKAGES,
-        "install your distribution's standard library of Rust for wasm32",
-    )
-    .and_then(|()| debian());
+    let with_debian =
+        apt::install(COMPILER, &DEBIAN_PACKAGES, "install your distribution's standard library of Rust for wasm32")
+            .and_then(|()| debian());
     match with_debian {
-        Ok(_) => Ok(State::Installed(
-            "Debian's rustc-web, with build-std".to_owned(),
-        )),
+        Ok(_) => Ok(State::Installed("Debian's rustc-web, with build-std".to_owned())),
         Err(Error::Missing { why, remedy, .. }) => Err(Error::Missing {
             what: COMPILER,
             why: format!("{why_not_rustup}; without rustup: {why}"),
@@ -105,20 +88,14 @@ pub(super) fn ensure(workspace: &Workspace) -> Result<State, Error> {
 fn current_has_target(workspace: &Workspace) -> bool {
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let mut command = Command::new(rustc);
-    command
-        .current_dir(workspace.root())
-        .args(["--print", "target-libdir", "--target", TARGET]);
-    process::capture("asking rustc for its wasm library", &mut command)
-        .is_ok_and(|dir| has_std(Path::new(dir.trim())))
+    command.current_dir(workspace.root()).args(["--print", "target-libdir", "--target", TARGET]);
+    process::capture("asking rustc for its wasm library", &mut command).is_ok_and(|dir| has_std(Path::new(dir.trim())))
 }
 
 /// Whether a target's library folder holds the standard library; it is printed even if it does not exist.
 fn has_std(dir: &Path) -> bool {
-    dir.read_dir().is_ok_and(|entries| {
-        entries
-            .flatten()
-            .any(|entry| entry.file_name().to_string_lossy().starts_with("libstd-"))
-    })
+    dir.read_dir()
+        .is_ok_and(|entries| entries.flatten().any(|entry| entry.file_name().to_string_lossy().starts_with("libstd-")))
 }
 
 fn add_with_rustup(workspace: &Workspace) -> Result<(), String> {
@@ -127,9 +104,7 @@ fn add_with_rustup(workspace: &Workspace) -> Result<(), String> {
     }
     announce("wasm toolchain", &format!("rustup target add {TARGET}"));
     let mut command = Command::new("rustup");
-    command
-        .current_dir(workspace.root())
-        .args(["target", "add", TARGET]);
+    command.current_dir(workspace.root()).args(["target", "add", TARGET]);
     process::capture("adding the target", &mut command).map_err(|error| error.to_string())?;
     if current_has_target(workspace) {
         return Ok(());
@@ -148,26 +123,15 @@ fn debian() -> Result<Toolchain, Error> {
         return Err(missing("there is no /usr/bin/cargo".to_owned()));
     }
     let mut rustc = Command::new("/usr/bin/rustc");
-    let version = process::capture(
-        "asking Debian's rustc for its version",
-        rustc.arg("--version"),
-    )?;
+    let version = process::capture("asking Debian's rustc for its version", rustc.arg("--version"))?;
     let wanted = env!("CARGO_PKG_RUST_VERSION");
     if release(&version).is_none_or(|version| Some(version) < release(wanted)) {
-        return Err(missing(format!(
-            "Debian's is {}, and Lenslet needs {wanted}",
-            version.trim()
-        )));
+        return Err(missing(format!("Debian's is {}, and Lenslet needs {wanted}", version.trim())));
     }
     let mut rustc = Command::new("/usr/bin/rustc");
     let sysroot = process::capture("asking for its sysroot", rustc.args(["--print", "sysroot"]))?;
-    if !Path::new(sysroot.trim())
-        .join("lib/rustlib/src/rust/library")
-        .is_dir()
-    {
-        return Err(missing(
-            "the source of the standard library is not there".to_owned(),
-        ));
+    if !Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library").is_dir() {
+        return Err(missing("the source of the standard library is not there".to_owned()));
     }
     let linker = find_linker().ok_or_else(|| missing("there is no wasm-ld".to_owned()))?;
     Ok(Toolchain::Debian { linker })
@@ -183,9 +147,7 @@ fn find_linker() -> Option<PathBuf> {
 
 /// Major and minor of a version, with or without a name before it.
 fn release(text: &str) -> Option<(u32, u32)> {
-    let version = text
-        .split_whitespace()
-        .find(|word| word.starts_with(|c: char| c.is_ascii_digit()))?;
+    let version = text.split_whitespace().find(|word| word.starts_with(|c: char| c.is_ascii_digit()))?;
     let mut parts = version.split(['.', '-', '+']);
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
@@ -196,10 +158,7 @@ mod tests {
 
     #[test]
     fn reads_versions() {
-        assert_eq!(
-            release("rustc 1.85.0 (4d91de4e4 2025-02-17) (built from a source tarball)"),
-            Some((1, 85))
-        );
+        assert_eq!(release("rustc 1.85.0 (4d91de4e4 2025-02-17) (built from a source tarball)"), Some((1, 85)));
         assert_eq!(release("1.91"), Some((1, 91)));
         assert_eq!(release("rustc"), None);
         assert!(release("1.100.0") > release("1.91"));

@@ -40,15 +40,10 @@ impl Counter {
     /// compile, say) has one failure, and so has one that ran no test: it checked nothing.
     pub(super) fn count(&self, log: &str, success: bool) -> Counts {
         let mut counts = match self {
-            Self::Whole => Counts {
-                passed: u64::from(success),
-                ..Counts::default()
-            },
+            Self::Whole => Counts { passed: u64::from(success), ..Counts::default() },
             Self::CargoTest => cargo_test(log),
             Self::NodeTest => node_test(log),
-            Self::SuiteReport(path) => fs::read_to_string(path)
-                .map(|json| suite_report(&json))
-                .unwrap_or_default(),
+            Self::SuiteReport(path) => fs::read_to_string(path).map(|json| suite_report(&json)).unwrap_or_default(),
         };
         if counts.failed == 0 && (!success || counts.passed == 0) {
             counts.failed = 1;
@@ -107,11 +102,7 @@ fn node_test(log: &str) -> Counts {
 fn suite_report(json: &str) -> Counts {
     let report: Value = serde_json::from_str(json).unwrap_or_default();
     let number = |name: &str| report[name].as_u64().unwrap_or_default();
-    Counts {
-        passed: number("passed"),
-        failed: number("failed"),
-        skipped: number("skipped"),
-    }
+    Counts { passed: number("passed"), failed: number("failed"), skipped: number("skipped") }
 }
 
 #[cfg(test)]
@@ -127,82 +118,35 @@ test result: ok. 2 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; fini
      Running tests/x.rs
 test result: FAILED. 5 passed; 2 failed; 0 ignored; 0 measured; 3 filtered out; finished in 0.00s
 ";
-        assert_eq!(
-            cargo_test(log),
-            Counts {
-                passed: 7,
-                failed: 2,
-                skipped: 1
-            }
-        );
+        assert_eq!(cargo_test(log), Counts { passed: 7, failed: 2, skipped: 1 });
     }
 
     #[test]
     fn reads_both_reporters_of_node() {
         let tap = "ok 1 - x\n# tests 4\n# pass 2\n# fail 1\n# cancelled 0\n# skipped 1\n# todo 0\n";
-        assert_eq!(
-            node_test(tap),
-            Counts {
-                passed: 2,
-                failed: 1,
-                skipped: 1
-            }
-        );
+        assert_eq!(node_test(tap), Counts { passed: 2, failed: 1, skipped: 1 });
         let spec = "✔ x (1ms)\nℹ tests 3\nℹ pass 3\nℹ fail 0\nℹ duration_ms 45.2\n";
-        assert_eq!(
-            node_test(spec),
-            Counts {
-                passed: 3,
-                failed: 0,
-                skipped: 0
-            }
-        );
+        assert_eq!(node_test(spec), Counts { passed: 3, failed: 0, skipped: 0 });
     }
 
     #[test]
     fn reads_the_suite_report() {
         let json = r#"{ "device": "wasm", "passed": 9, "failed": 1, "skipped": 2, "cases": [] }"#;
-        assert_eq!(
-            suite_report(json),
-            Counts {
-                passed: 9,
-                failed: 1,
-                skipped: 2
-            }
-        );
+        assert_eq!(suite_report(json), Counts { passed: 9, failed: 1, skipped: 2 });
         assert_eq!(suite_report("half a re"), Counts::default());
     }
 
     #[test]
     fn a_stage_that_checked_nothing_has_failed() {
-        let one = Counts {
-            failed: 1,
-            ..Counts::default()
-        };
-        assert_eq!(
-            Counter::CargoTest.count("error: could not compile", false),
-            one
-        );
+        let one = Counts { failed: 1, ..Counts::default() };
+        assert_eq!(Counter::CargoTest.count("error: could not compile", false), one);
         assert_eq!(Counter::CargoTest.count("nothing to do", true), one);
         assert_eq!(Counter::Whole.count("", false), one);
-        assert_eq!(
-            Counter::Whole.count("", true),
-            Counts {
-                passed: 1,
-                ..Counts::default()
-            }
-        );
+        assert_eq!(Counter::Whole.count("", true), Counts { passed: 1, ..Counts::default() });
         let missing = PathBuf::from("no/such/report.json");
         assert_eq!(Counter::SuiteReport(missing).count("", true), one);
         // A test process that died after its tests passed.
         let log = "test result: ok. 2 passed; 0 failed";
-        assert_eq!(
-            Counter::CargoTest.count(log, false),
-            Counts {
-                passed: 2,
-                failed: 1,
-                skipped: 0
-            }
-        );
+        assert_eq!(Counter::CargoTest.count(log, false), Counts { passed: 2, failed: 1, skipped: 0 });
     }
 }

@@ -53,56 +53,32 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode, 
     }
     summary.print(started);
     let good = summary.failed.is_empty() && summary.blocked.is_empty();
-    Ok(if good {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn choose(options: &Options) -> Result<Vec<&'static Stage>, Error> {
-    if let Some(name) = options
-        .only
-        .iter()
-        .find(|name| !STAGES.iter().any(|stage| stage.name == **name))
-    {
+    if let Some(name) = options.only.iter().find(|name| !STAGES.iter().any(|stage| stage.name == **name)) {
         let names: Vec<&str> = STAGES.iter().map(|stage| stage.name).collect();
-        return Err(Error::Usage(format!(
-            "there is no stage `{name}`; there are {}",
-            names.join(", ")
-        )));
+        return Err(Error::Usage(format!("there is no stage `{name}`; there are {}", names.join(", "))));
     }
     let wanted = stages::with_prerequisites(&options.only);
     let chosen = |stage: &&Stage| {
-        if options.only.is_empty() {
-            stage.quick || !options.quick
-        } else {
-            wanted.contains(&stage.name)
-        }
+        if options.only.is_empty() { stage.quick || !options.quick } else { wanted.contains(&stage.name) }
     };
     Ok(STAGES.iter().filter(chosen).collect())
 }
 
-fn run_stage(
-    workspace: &Workspace,
-    stage: &Stage,
-    place: &str,
-    summary: &mut Summary,
-) -> Result<(), Error> {
+fn run_stage(workspace: &Workspace, stage: &Stage, place: &str, summary: &mut Summary) -> Result<(), Error> {
     let Stage { name, about, .. } = stage;
     if let Some(missing) = stage.requires.filter(|path| !workspace.path(path).exists()) {
         println!("{place} {name}: left out, this checkout has no {missing}");
-        summary.lines.push(format!(
-            "  {name:<13} left out, this checkout has no {missing}"
-        ));
+        summary.lines.push(format!("  {name:<13} left out, this checkout has no {missing}"));
         return Ok(());
     }
     let broken = |need: &&&str| summary.failed.contains(*need) || summary.blocked.contains(*need);
     if let Some(need) = stage.needs.iter().find(broken) {
         println!("{place} {name}: not run, {need} failed");
-        summary
-            .lines
-            .push(format!("  {name:<13} not run, {need} failed"));
+        summary.lines.push(format!("  {name:<13} not run, {need} failed"));
         summary.blocked.push(name);
         return Ok(());
     }
@@ -110,10 +86,8 @@ fn run_stage(
     let outcome = runner::run(workspace, stage)?;
     let Counts { passed, failed, .. } = outcome.counts;
     let result = if outcome.success { "ok" } else { "FAILED" };
-    let line = format!(
-        "{name:<13} {result:<7} {:>7.1} s  {passed} passed, {failed} failed",
-        outcome.time.as_secs_f64()
-    );
+    let line =
+        format!("{name:<13} {result:<7} {:>7.1} s  {passed} passed, {failed} failed", outcome.time.as_secs_f64());
     println!("{:width$} {line}", "", width = place.len());
     summary.lines.push(format!("  {line}"));
     summary.counts += outcome.counts;
@@ -131,11 +105,7 @@ impl Summary {
         for line in &self.lines {
             println!("{line}");
         }
-        let Counts {
-            passed,
-            failed,
-            skipped,
-        } = self.counts;
+        let Counts { passed, failed, skipped } = self.counts;
         if skipped > 0 {
             println!("  {skipped} tests were skipped; the logs say why");
         }
@@ -148,33 +118,17 @@ mod tests {
     use super::*;
 
     fn names(options: &Options) -> Vec<&'static str> {
-        choose(options)
-            .unwrap()
-            .iter()
-            .map(|stage| stage.name)
-            .collect()
+        choose(options).unwrap().iter().map(|stage| stage.name).collect()
     }
 
     #[test]
     fn chooses_stages() {
         assert_eq!(names(&Options::default()).len(), STAGES.len());
-        let quick = names(&Options {
-            quick: true,
-            ..Options::default()
-        });
-        assert!(
-            quick.contains(&"fmt") && !quick.contains(&"suite-wasm"),
-            "{quick:?}"
-        );
-        let only = Options {
-            only: vec!["web-test".to_owned()],
-            ..Options::default()
-        };
+        let quick = names(&Options { quick: true, ..Options::default() });
+        assert!(quick.contains(&"fmt") && !quick.contains(&"suite-wasm"), "{quick:?}");
+        let only = Options { only: vec!["web-test".to_owned()], ..Options::default() };
         assert_eq!(names(&only), ["setup", "build-web", "web-test"]);
-        let unknown = Options {
-            only: vec!["nothing".to_owned()],
-            ..Options::default()
-        };
+        let unknown = Options { only: vec!["nothing".to_owned()], ..Options::default() };
         assert!(choose(&unknown).is_err());
     }
 }

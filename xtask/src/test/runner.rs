@@ -60,13 +60,7 @@ pub(super) fn run(workspace: &Workspace, stage: &Stage) -> Result<Outcome, Error
         Err(source) => (false, process::start_error(&command, source).to_string()),
     };
     let counts = (stage.counter)(workspace).count(&text, success);
-    Ok(Outcome {
-        success: success && counts.failed == 0,
-        counts,
-        time: started.elapsed(),
-        tail,
-        log: log_path,
-    })
+    Ok(Outcome { success: success && counts.failed == 0, counts, time: started.elapsed(), tail, log: log_path })
 }
 
 fn wait(command: &mut Command, log: &Path, started: Instant) -> io::Result<ExitStatus> {
@@ -88,7 +82,5 @@ fn wait(command: &mut Command, log: &Path, started: Instant) -> io::Result<ExitS
 
 /// A log; a runner may have written bytes that are not UTF-8.
 fn read_lossy(path: &Path) -> String {
-    fs::read(path)
-        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-        .unwrap_or_default()
+    fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
 }

@@ -51,12 +51,7 @@ pub(super) const STAGES: &[Stage] = &[
         needs: &[],
         requires: None,
         // With the profile it was built with, or wasm-bindgen would be compiled again.
-        command: |workspace| {
-            cargo(
-                workspace,
-                &["test", "--profile", "xtask", "--package", "xtask"],
-            )
-        },
+        command: |workspace| cargo(workspace, &["test", "--profile", "xtask", "--package", "xtask"]),
         counter: |_| Counter::CargoTest,
     },
     Stage {
@@ -66,18 +61,7 @@ pub(super) const STAGES: &[Stage] = &[
         needs: &[],
         requires: None,
         command: |workspace| {
-            cargo(
-                workspace,
-                &[
-                    "clippy",
-                    "--release",
-                    "--workspace",
-                    "--all-targets",
-                    "--",
-                    "-D",
-                    "warnings",
-                ],
-            )
+            cargo(workspace, &["clippy", "--release", "--workspace", "--all-targets", "--", "-D", "warnings"])
         },
         counter: whole,
     },
@@ -243,22 +227,10 @@ fn run_suite(workspace: &Workspace, device: Device) -> Command {
 }
 
 fn rust_tests(workspace: &Workspace) -> Command {
-    let mut command = cargo(
-        workspace,
-        &[
-            "test",
-            "--release",
-            "--workspace",
-            "--exclude",
-            "xtask",
-            "--no-fail-fast",
-        ],
-    );
+    let mut command = cargo(workspace, &["test", "--release", "--workspace", "--exclude", "xtask", "--no-fail-fast"]);
     if let Some(icd) = setup::lavapipe_icd() {
         // The older name of the variable and the newer one, for any version of the Vulkan loader.
-        command
-            .env("VK_ICD_FILENAMES", &icd)
-            .env("VK_DRIVER_FILES", &icd);
+        command.env("VK_ICD_FILENAMES", &icd).env("VK_DRIVER_FILES", &icd);
     }
     command
 }
@@ -291,11 +263,7 @@ mod tests {
         for (index, stage) in STAGES.iter().enumerate() {
             for need in stage.needs {
                 let place = STAGES.iter().position(|other| other.name == *need);
-                assert!(
-                    place.is_some_and(|place| place < index),
-                    "{} needs {need}",
-                    stage.name
-                );
+                assert!(place.is_some_and(|place| place < index), "{} needs {need}", stage.name);
             }
         }
     }
