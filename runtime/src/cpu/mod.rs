@@ -4,6 +4,8 @@
 //! executor allocated with the inferred type and shape, and take scratch memory from [`Cpu::scratch`], so that a
 //! steady-state run allocates nothing. All tensors are contiguous and row-major.
 
+mod math;
+
 use crate::error::KernelError;
 use crate::graph::Op;
 use crate::tensor::{BufferPool, Tensor, TensorView, TensorViewMut};
