@@ -4,7 +4,11 @@
 //! executor allocated with the inferred type and shape, and take scratch memory from [`Cpu::scratch`], so that a
 //! steady-state run allocates nothing. All tensors are contiguous and row-major.
 
-mod math;
+pub(crate) mod args;
+mod broadcast;
+pub(crate) mod math;
+pub(crate) mod matmul;
+pub(crate) mod parallel;
 
 use crate::error::KernelError;
 use crate::graph::Op;
@@ -29,6 +33,11 @@ impl Cpu {
     /// Threads in use.
     pub fn threads(&self) -> usize {
         self.threads
+    }
+
+    /// What a product needs: all threads and the scratch memory.
+    pub(crate) fn context(&self) -> matmul::Context<'_> {
+        matmul::Context { threads: self.threads, scratch: &self.scratch }
     }
 
     /// Runs `op`. `outputs` have the types and shapes that shape inference gave.
