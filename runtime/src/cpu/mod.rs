@@ -7,6 +7,7 @@
 pub(crate) mod args;
 mod broadcast;
 pub(crate) mod elementwise;
+pub(crate) mod layout;
 pub(crate) mod math;
 pub(crate) mod matmul;
 pub(crate) mod parallel;
