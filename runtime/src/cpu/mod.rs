@@ -10,7 +10,10 @@ pub(crate) mod elementwise;
 pub(crate) mod layout;
 pub(crate) mod math;
 pub(crate) mod matmul;
+pub(crate) mod norm;
 pub(crate) mod parallel;
+pub(crate) mod reduce;
+pub(crate) mod softmax;
 
 use crate::error::KernelError;
 use crate::graph::Op;

@@ -76,8 +76,8 @@ pub(crate) fn size(inputs: &[Option<TensorView<'_>>], outputs: &mut [TensorViewM
     Ok(())
 }
 
-/// Positions of the elements that are not zero, as i64 [rank, count] in row-major order; for a scalar [0, count] (NumPy
-/// would say [1, count], ONNX's reference and runtime do not).
+/// Positions of the elements that are not zero, as i64 [rank, count] in row-major order. A scalar counts as [1], as NumPy
+/// and ONNX Runtime have it.
 pub(crate) fn nonzero(inputs: &[Option<TensorView<'_>>]) -> Result<Tensor, KernelError> {
     const OP: &str = "NonZero";
     let x = input(OP, inputs, 0)?;
@@ -89,13 +89,14 @@ pub(crate) fn nonzero(inputs: &[Option<TensorView<'_>>]) -> Result<Tensor, Kerne
         DType::I32 => positions(x.as_slice::<i32>()?, |v| *v != 0),
         DType::U8 | DType::I8 | DType::Bool => positions(x.bytes, |v| *v != 0),
     };
-    let own = strides(x.shape);
+    let shape = if x.shape.is_empty() { &[1] } else { x.shape };
+    let own = strides(shape);
     let list: Vec<i64> = own
         .iter()
-        .zip(x.shape)
+        .zip(shape)
         .flat_map(|(&stride, &dim)| hits.iter().map(move |&at| (at / stride % dim) as i64))
         .collect();
-    Ok(Tensor::from_slice(&[x.shape.len(), hits.len()], &list)?)
+    Ok(Tensor::from_slice(&[shape.len(), hits.len()], &list)?)
 }
 
 fn positions<T>(x: &[T], keep: impl Fn(&T) -> bool) -> Vec<usize> {
@@ -144,6 +145,8 @@ mod tests {
         let x = Tensor::from_slice(&[2, 3], &[0f32, 1.0, -0.0, f32::NAN, 0.0, 5.0]).unwrap();
         let y = nonzero(&[Some(x.view())]).unwrap();
         assert_eq!((y.shape(), values::<i64>(&y)), (&[2, 3][..], vec![0, 1, 1, 1, 0, 2]));
+        let scalar = nonzero(&[Some(Tensor::scalar(3i64).view())]).unwrap();
+        assert_eq!((scalar.shape(), values::<i64>(&scalar)), (&[1, 1][..], vec![0]));
         let none = Tensor::vector(&[Bool(0); 4]);
         assert_eq!(nonzero(&[Some(none.view())]).unwrap().shape(), [1, 0]);
         let empty = Tensor::from_slice::<i64>(&[0, 3], &[]).unwrap();
