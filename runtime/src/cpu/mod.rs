@@ -5,6 +5,7 @@
 //! steady-state run allocates nothing. All tensors are contiguous and row-major.
 
 pub(crate) mod args;
+pub(crate) mod attention;
 mod broadcast;
 pub(crate) mod elementwise;
 pub(crate) mod layout;
