@@ -4,7 +4,10 @@
 //! executor allocated with the inferred type and shape, and take scratch memory from [`Cpu::scratch`], so that a
 //! steady-state run allocates nothing. All tensors are contiguous and row-major.
 
+pub(crate) mod epilogue;
 pub(crate) mod matmul;
+pub(crate) mod operands;
+pub(crate) mod packed;
 pub(crate) mod parallel;
 
 use crate::error::KernelError;
@@ -17,6 +20,8 @@ pub struct Cpu {
     threads: usize,
     /// Scratch memory that kernels borrow.
     pub(crate) scratch: BufferPool,
+    /// Constants in the forms that kernels read.
+    pub(crate) packed: packed::PackCache,
 }
 
 impl Cpu {
@@ -24,7 +29,7 @@ impl Cpu {
     pub fn new(threads: usize) -> Self {
         let cores = || std::thread::available_parallelism().map_or(1, |n| n.get());
         let threads = if threads == 0 { cores() } else { threads };
-        Cpu { threads, scratch: BufferPool::default() }
+        Cpu { threads, scratch: BufferPool::default(), packed: packed::PackCache::default() }
     }
 
     /// Threads in use.
