@@ -5,6 +5,7 @@
 //! steady-state run allocates nothing. All tensors are contiguous and row-major.
 
 pub(crate) mod epilogue;
+pub(crate) mod integer;
 pub(crate) mod matmul;
 pub(crate) mod operands;
 pub(crate) mod packed;
