@@ -7,9 +7,11 @@
 pub(crate) mod epilogue;
 pub(crate) mod integer;
 pub(crate) mod matmul;
+pub(crate) mod nbits;
 pub(crate) mod operands;
 pub(crate) mod packed;
 pub(crate) mod parallel;
+pub(crate) mod quantize;
 
 use crate::error::KernelError;
 use crate::graph::Op;
