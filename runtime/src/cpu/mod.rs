@@ -4,6 +4,7 @@
 //! executor allocated with the inferred type and shape, and take scratch memory from [`Cpu::scratch`], so that a
 //! steady-state run allocates nothing. All tensors are contiguous and row-major.
 
+pub(crate) mod conv;
 pub(crate) mod epilogue;
 pub(crate) mod integer;
 pub(crate) mod matmul;
@@ -12,6 +13,8 @@ pub(crate) mod operands;
 pub(crate) mod packed;
 pub(crate) mod parallel;
 pub(crate) mod quantize;
+#[cfg(test)]
+mod speed;
 
 use crate::error::KernelError;
 use crate::graph::Op;

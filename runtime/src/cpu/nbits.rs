@@ -439,7 +439,7 @@ mod tests {
     use crate::tensor::Tensor;
 
     fn bytes(n: usize, seed: usize) -> Vec<u8> {
-        (0..n).map(|i| ((i + seed) * 2654435761 >> 7) as u8).collect()
+        (0..n).map(|i| (((i as u32 + seed as u32).wrapping_mul(2654435761)) >> 7) as u8).collect()
     }
 
     fn floats(n: usize, seed: usize) -> Vec<f32> {

@@ -15,7 +15,7 @@ use pack::{Matrix, Widen};
 use super::Cpu;
 use super::epilogue::Epilogue;
 use super::operands::Operands;
-use super::packed::{Form, Packed};
+use super::packed::Form;
 use super::parallel::{self, SharedMut};
 use crate::error::KernelError;
 use crate::graph::MatMul;
