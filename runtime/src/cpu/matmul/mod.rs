@@ -1,14 +1,164 @@
 //! Matrix products in f32.
 
+pub(crate) mod dims;
 pub(crate) mod driver;
 pub(crate) mod kernel;
 pub(crate) mod pack;
 
-pub(crate) use driver::Context;
-use kernel::Number;
-use pack::Matrix;
+use dims::Dims;
+use driver::Columns;
+pub(crate) use driver::{Context, PackedColumns};
+use half::f16;
+use kernel::{Kernel, Number};
+use pack::{Matrix, Widen};
 
-use crate::cpu::parallel::SharedMut;
+use super::Cpu;
+use super::epilogue::Epilogue;
+use super::operands::Operands;
+use super::packed::Form;
+use super::parallel::{self, SharedMut};
+use crate::error::KernelError;
+use crate::graph::MatMul;
+use crate::tensor::{DType, Element, TensorView, TensorViewMut};
+
+/// Runs [`crate::graph::Op::MatMul`].
+pub(crate) fn run(
+    cpu: &Cpu,
+    op: &MatMul,
+    inputs: &[Option<TensorView<'_>>],
+    outputs: &mut [TensorViewMut<'_>],
+) -> Result<(), KernelError> {
+    let operands = Operands::new("MatMul", inputs);
+    let b = operands.required(1, "b")?;
+    match b.dtype {
+        DType::F32 => typed::<f32>(cpu, op, operands, b, outputs),
+        DType::F16 => typed::<f16>(cpu, op, operands, b, outputs),
+        _ => Err(operands.unsupported(&b)),
+    }
+}
+
+fn typed<S: Element + Widen>(
+    cpu: &Cpu,
+    op: &MatMul,
+    operands: Operands<'_>,
+    b: TensorView<'_>,
+    outputs: &mut [TensorViewMut<'_>],
+) -> Result<(), KernelError> {
+    let a = operands.required(0, "a")?;
+    Epilogue::check("MatMul", op.activation)?;
+    let dims = Dims::of(a.shape, b.shape, op.trans_a, op.trans_b)?;
+    let (m, n, k, len) = (dims.m, dims.n, dims.k, dims.outputs()?);
+    let epilogue = Epilogue {
+        activation: op.activation,
+        column_bias: operands.elements(2, "bias", n)?,
+        row_bias: None,
+        residual: operands.elements(3, "residual", len)?,
+    };
+    let (a_data, b_data) = (a.as_slice::<f32>()?, b.as_slice::<S>()?);
+    let out = operands.output::<f32>(outputs, 0, len)?;
+    if len == 0 {
+        return Ok(());
+    }
+    let kernel = f32::kernel();
+    let a_strides = if op.trans_a && a.shape.len() > 1 { (1, m) } else { (k, 1) };
+    let transposed = op.trans_b && b.shape.len() > 1;
+    let b_strides = if transposed { (1, k) } else { (n, 1) };
+    let b_matrix = |i: usize| Matrix::new(&b_data[i * k * n..][..k * n], k, n, b_strides);
+    let panels = b.constant.map(|id| {
+        let len = b_matrix(0).packed_columns_len(kernel.nr);
+        let form = Form::Columns { matrices: dims.b_matrices, k, n, transposed };
+        cpu.packed.get(id, form, dims.b_matrices * len * size_of::<f32>(), |bytes| {
+            let out: &mut [f32] = bytemuck::cast_slice_mut(bytes);
+            for (i, out) in out.chunks_exact_mut(len.max(1)).enumerate() {
+                b_matrix(i).pack_columns(cpu.threads(), kernel.nr, out);
+            }
+        })
+    });
+    let product = |cx: Context<'_>, batch: usize, out: &mut [f32]| {
+        let (ai, bi) = dims.batches[batch];
+        let a = Matrix::new(&a_data[ai * m * k..][..m * k], m, k, a_strides);
+        let finish = Finish { alpha: op.alpha, epilogue, at: batch * m * n };
+        match &panels {
+            Some(panels) => {
+                let panels: &[f32] = bytemuck::cast_slice(panels.as_slice());
+                let len = panels.len() / dims.b_matrices;
+                let b = PackedColumns { data: &panels[bi * len..][..len], k };
+                finish.multiply(cx, kernel, a, (m, n, k), &b, out);
+            }
+            None => finish.multiply(cx, kernel, a, (m, n, k), &b_matrix(bi), out),
+        }
+    };
+    over_batches(cpu, dims.batches.len(), m * n, out, product);
+    Ok(())
+}
+
+/// Calls `product(context, i, outputs of i)` for each of `count` products with `len` outputs: side by side if there are
+/// enough of them for all threads, else one after another with all threads on each.
+pub(crate) fn over_batches<T: Send>(
+    cpu: &Cpu,
+    count: usize,
+    len: usize,
+    out: &mut [T],
+    product: impl Fn(Context<'_>, usize, &mut [T]) + Sync,
+) {
+    let cx = cpu.context();
+    if count >= 2 * cpu.threads() && cpu.threads() > 1 {
+        parallel::for_each_chunk(cpu.threads(), &mut out[..count * len], len, |i, out| product(cx.single(), i, out));
+    } else {
+        out.chunks_mut(len.max(1)).take(count).enumerate().for_each(|(i, out)| product(cx, i, out));
+    }
+}
+
+/// How the sums of one product of a batch reach the output.
+#[derive(Clone, Copy)]
+pub(crate) struct Finish<'a> {
+    /// Factor on the sums.
+    pub(crate) alpha: f32,
+    /// What follows.
+    pub(crate) epilogue: Epilogue<'a>,
+    /// Where this product's outputs begin in the whole output, for the residual.
+    pub(crate) at: usize,
+}
+
+impl Finish<'_> {
+    /// `out = finish(a b)` for one product; `out` is `m` x `n`.
+    pub(crate) fn multiply<S: Widen>(
+        &self,
+        cx: Context<'_>,
+        kernel: &Kernel<f32>,
+        a: Matrix<'_, S>,
+        (m, n, k): (usize, usize, usize),
+        b: &(impl Columns<f32> + ?Sized),
+        out: &mut [f32],
+    ) {
+        let mut room = cx.scratch.take(a.packed_rows_len(kernel.mr) * size_of::<f32>());
+        let panels: &mut [f32] = bytemuck::cast_slice_mut(room.as_mut_slice());
+        a.pack_rows(cx.threads, kernel.mr, panels);
+        self.multiply_packed(cx, kernel, panels, (m, n, k), b, out);
+    }
+
+    /// The same with `a` packed already.
+    pub(crate) fn multiply_packed(
+        &self,
+        cx: Context<'_>,
+        kernel: &Kernel<f32>,
+        a: &[f32],
+        (m, n, k): (usize, usize, usize),
+        b: &(impl Columns<f32> + ?Sized),
+        out: &mut [f32],
+    ) {
+        let out = SharedMut::new(out);
+        driver::multiply(cx, kernel, (m, n, k), a, b, |row, column, sums| {
+            if self.alpha != 1.0 {
+                sums.iter_mut().for_each(|x| *x *= self.alpha);
+            }
+            let at = row * n + column;
+            // SAFETY: the driver stores each part of the m x n outputs once.
+            let out = unsafe { out.slice(at, sums.len()) };
+            self.epilogue.finish(row, column, self.at + at, sums, out);
+        });
+    }
+}
 
 /// `c = alpha a b`, or `c += alpha a b` if `accumulate`, on strided slices: for kernels of other families.
 ///
@@ -50,34 +200,4 @@ pub(crate) fn gemm(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::tensor::BufferPool;
-
-    #[test]
-    fn gemm_on_strided_slices() {
-        let pool = BufferPool::default();
-        let numbers = |n: usize, s: usize| -> Vec<f32> { (0..n).map(|i| ((i * s) % 17) as f32 - 8.0).collect() };
-        for (m, n, k) in [(1, 1, 1), (5, 7, 3), (50, 50, 64), (7, 300, 600), (401, 33, 5), (3, 4, 0), (0, 3, 3)] {
-            for threads in [1, 3] {
-                for (at, bt) in [(false, false), (true, false), (false, true), (true, true)] {
-                    let (a, b) = (numbers(m * k, 5), numbers(k * n, 7));
-                    let a_strides = if at { (1, m) } else { (k, 1) };
-                    let b_strides = if bt { (1, k) } else { (n, 1) };
-                    let stride = n + 2;
-                    let mut c = vec![1.0f32; m * stride];
-                    let cx = Context { threads, scratch: &pool };
-                    gemm(cx, (m, n, k), 0.5, &a, a_strides, &b, b_strides, &mut c, stride, false);
-                    gemm(cx, (m, n, k), 0.5, &a, a_strides, &b, b_strides, &mut c, stride, true);
-                    for i in 0..m {
-                        for j in 0..n {
-                            let at = |p| a[i * a_strides.0 + p * a_strides.1] * b[p * b_strides.0 + j * b_strides.1];
-                            assert_eq!(c[i * stride + j], (0..k).map(at).sum::<f32>(), "{m} {n} {k} {i} {j}");
-                        }
-                        assert_eq!(c[i * stride + n..][..2], [1.0, 1.0]);
-                    }
-                }
-            }
-        }
-    }
-}
+mod tests;
