@@ -67,7 +67,7 @@ fn at_least(x: f32, limit: f32) -> f32 {
 pub(crate) fn exp<const FMA: bool>(x: f32) -> f32 {
     // 1.5 * 2^23: adding it leaves the nearest whole number in the low bits of the mantissa.
     const MAGIC: f32 = 12_582_912.0;
-    const LN2_HIGH: f32 = 0.693_359_375;
+    const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
     let x = at_least(at_most(x, 89.0), -104.0);
     let shifted = fma::<FMA>(x, std::f32::consts::LOG2_E, MAGIC);
@@ -106,11 +106,11 @@ pub(crate) fn tanh<const FMA: bool>(x: f32) -> f32 {
     p = fma::<FMA>(p, s, 6.372_619_3e-4);
     p = fma::<FMA>(p, s, 4.893_524_6e-3);
     let mut q = 1.198_258_4e-6;
-    q = fma::<FMA>(q, s, 1.185_347_06e-4);
+    q = fma::<FMA>(q, s, 1.185_347_1e-4);
     q = fma::<FMA>(q, s, 2.268_434_6e-3);
     q = fma::<FMA>(q, s, 4.893_525e-3);
-    // In this order a subnormal x keeps its bits.
-    x * (p / q)
+    // In this order a subnormal x keeps its bits. The quotient may round to just above 1.
+    at_least(at_most(x * (p / q), 1.0), -1.0)
 }
 
 /// Gauss error function: N. Juffa's polynomials, one for the middle and one inside an exponential for the tails.

@@ -108,7 +108,7 @@ mod tests {
             [([2usize, 3, 64], -1i64), ([3, 4, 5], 1), ([1, 700, 33], 2), ([4, 0, 8], -1), ([2, 2, 1], 2)]
         {
             let width: usize = shape[axis("", at, 3).unwrap()..].iter().product();
-            let rows = if width == 0 { 4 } else { product(&shape) / width };
+            let rows = product(&shape).checked_div(width).unwrap_or(4);
             let x = rng.tensor(&shape);
             let (gamma, beta) = (rng.tensor(&[width]), rng.tensor(&[width]));
             let (ones, zeros) = (vec![1.0; width], vec![0.0; width]);

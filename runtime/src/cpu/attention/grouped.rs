@@ -199,3 +199,141 @@ fn append(
         }
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::args::product;
+    use crate::cpu::args::testing::{Rng, assert_close, run as run_kernel, values};
+    use crate::tensor::Tensor;
+
+    const HEADS: usize = 4;
+    const KV: usize = 2;
+    const SIZE: usize = 6;
+
+    fn op(window: Option<usize>) -> GroupQueryAttention {
+        GroupQueryAttention {
+            heads: HEADS,
+            kv_heads: KV,
+            scale: None,
+            softcap: 0.0,
+            window,
+            rotary: false,
+            rotary_interleaved: false,
+        }
+    }
+
+    struct Call<'a> {
+        rows: usize,
+        packed: &'a [f32],
+        past: Option<(&'a Tensor, &'a Tensor)>,
+        lengths: &'a [i32],
+        total: usize,
+    }
+
+    /// y and the two caches; packed or apart.
+    fn run_case(op: &GroupQueryAttention, c: &Call<'_>, apart: bool) -> Result<Vec<Tensor>, KernelError> {
+        let (batch, all) = (c.lengths.len(), (HEADS + 2 * KV) * SIZE);
+        let cut = |from: usize, to: usize| {
+            let v: Vec<f32> = c.packed.chunks(all).flat_map(|r| r[from * SIZE..to * SIZE].to_vec()).collect();
+            Tensor::from_slice(&[batch, c.rows, (to - from) * SIZE], &v).unwrap()
+        };
+        let (q, k, v) = (cut(0, HEADS), cut(HEADS, HEADS + KV), cut(HEADS + KV, HEADS + 2 * KV));
+        let packed = cut(0, HEADS + 2 * KV);
+        let (lengths, total) = (Tensor::vector(c.lengths), Tensor::scalar(c.total as i32));
+        let keys = c.past.map_or(0, |(k, _)| k.shape()[2]).max(c.total);
+        let inputs = [
+            Some(if apart { &q } else { &packed }),
+            apart.then_some(&k),
+            apart.then_some(&v),
+            c.past.map(|p| p.0),
+            c.past.map(|p| p.1),
+            Some(&lengths),
+            Some(&total),
+        ];
+        let (y, cache) = ([batch, c.rows, HEADS * SIZE], [batch, KV, keys, SIZE]);
+        let rooms: [(DType, &[usize]); 3] = [(DType::F32, &y), (DType::F32, &cache), (DType::F32, &cache)];
+        run_kernel(&inputs, &rooms, |i, o| run(&Cpu::new(2), op, i, o))
+    }
+
+    /// One row of the batch, all of its `rows` tokens at once, in f64.
+    fn naive(packed: &[f32], window: Option<usize>) -> Vec<f32> {
+        let all = (HEADS + 2 * KV) * SIZE;
+        let at = |token: usize, head: usize| &packed[token * all + head * SIZE..][..SIZE];
+        let mut y = Vec::new();
+        for i in 0..packed.len() / all {
+            for h in 0..HEADS {
+                let g = h / (HEADS / KV);
+                let first = window.map_or(0, |w| (i + 1).saturating_sub(w));
+                let dot = |t| at(i, h).iter().zip(at(t, HEADS + g)).map(|(a, b)| *a as f64 * *b as f64).sum::<f64>();
+                let e: Vec<f64> = (first..=i).map(|t| (dot(t) / (SIZE as f64).sqrt()).exp()).collect();
+                let sum: f64 = e.iter().sum();
+                y.extend((0..SIZE).map(|d| {
+                    let v = |t: usize| at(t, HEADS + KV + g)[d] as f64;
+                    (first..=i).map(|t| e[t - first] / sum * v(t)).sum::<f64>() as f32
+                }));
+            }
+        }
+        y
+    }
+
+    #[test]
+    fn a_padded_prompt_and_steps_in_a_larger_cache_equal_the_whole() {
+        let all = (HEADS + 2 * KV) * SIZE;
+        let mut rng = Rng(41);
+        let tokens: Vec<Vec<f32>> = [7usize, 5].iter().map(|&n| (0..n * all).map(|_| rng.float()).collect()).collect();
+        for (window, apart) in [(None, false), (None, true), (Some(3), false)] {
+            let op = op(window);
+            let want: Vec<Vec<f32>> = tokens.iter().map(|t| naive(t, window)).collect();
+            // A prompt of 5 and 3 tokens: the second row is padded on the right with garbage.
+            let mut packed = tokens[0][..5 * all].to_vec();
+            packed.extend(&tokens[1][..3 * all]);
+            packed.extend(vec![77.0; 2 * all]);
+            let call = Call { rows: 5, packed: &packed, past: None, lengths: &[4, 2], total: 5 };
+            let got = run_case(&op, &call, apart).unwrap();
+            let (y, width) = (values::<f32>(&got[0]), HEADS * SIZE);
+            assert_close(&y[..5 * width], &want[0][..5 * width], 2e-6);
+            assert_close(&y[5 * width..8 * width], &want[1][..3 * width], 2e-6);
+            // The cache in a buffer of 9 rows, then two steps for both rows, one token each.
+            let grow = |t: &Tensor| {
+                let v: Vec<f32> = values::<f32>(t)
+                    .chunks(t.shape()[2] * SIZE)
+                    .flat_map(|c| c.iter().copied().chain(vec![55.0; (9 - t.shape()[2]) * SIZE]).collect::<Vec<_>>())
+                    .collect();
+                Tensor::from_slice(&[2, KV, 9, SIZE], &v).unwrap()
+            };
+            let (mut k, mut v) = (grow(&got[1]), grow(&got[2]));
+            for step in 0..2 {
+                let mut packed = tokens[0][(5 + step) * all..][..all].to_vec();
+                packed.extend(&tokens[1][(3 + step) * all..][..all]);
+                let lengths = [5 + step as i32, 3 + step as i32];
+                let past = Some((&k, &v));
+                let got =
+                    run_case(&op, &Call { rows: 1, packed: &packed, past, lengths: &lengths, total: 6 + step }, apart);
+                let got = got.unwrap();
+                let y = values::<f32>(&got[0]);
+                assert_close(&y[..width], &want[0][(5 + step) * width..][..width], 2e-6);
+                assert_close(&y[width..], &want[1][(3 + step) * width..][..width], 2e-6);
+                (k, v) = (got[1].clone(), got[2].clone());
+                assert_eq!(k.shape(), [2, KV, 9, SIZE]);
+            }
+        }
+    }
+
+    #[test]
+    fn lengths_that_do_not_fit_are_errors() {
+        let all = (HEADS + 2 * KV) * SIZE;
+        let packed = vec![0f32; 2 * all];
+        let past = Tensor::from_slice(&[1, KV, 3, SIZE], &vec![0f32; product(&[KV, 3, SIZE])]).unwrap();
+        let of = |length: i32, total: usize| {
+            let call = Call { rows: 2, packed: &packed, past: Some((&past, &past)), lengths: &[length], total };
+            run_case(&op(None), &call, false).map(|_| ())
+        };
+        assert!(of(4, 5).is_ok());
+        // Beyond the total, before the new rows, behind what is cached, negative.
+        for (length, total) in [(5, 5), (0, 5), (6, 7), (-2, 5), (i32::MAX, 5)] {
+            assert!(matches!(of(length, total), Err(KernelError::OutOfRange(_))), "{length} {total}");
+        }
+        assert!(of(0, 1).is_err());
+    }
+}

@@ -160,7 +160,7 @@ mod tests {
                     assert_close(&of(&merged), &want, 1e-6);
                     let swap = |v: &[f32]| -> Vec<f32> {
                         let at = |i: usize| (i / (h * s * d), i / (s * d) % h, i / d % s, i % d);
-                        (0..v.len()).map(|i| at(i)).map(|(b, h_, s_, e)| v[((b * s + s_) * h + h_) * d + e]).collect()
+                        (0..v.len()).map(at).map(|(b, h_, s_, e)| v[((b * s + s_) * h + h_) * d + e]).collect()
                     };
                     let split = Tensor::from_slice(&[b, h, s, d], &swap(&v)).unwrap();
                     assert_close(&of(&split), &swap(&want), 1e-6);

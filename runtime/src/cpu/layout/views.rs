@@ -46,14 +46,8 @@ pub(crate) fn slice_range(size: usize, start: i64, end: i64, step: i64) -> Optio
     let (low, high) = if step > 0 { (0, n) } else { (-1, n - 1) };
     let start = from_end(start).clamp(if step > 0 { 0 } else { low.min(high) }, high.max(low));
     let end = from_end(end).clamp(low, high.max(low));
-    let count = match step {
-        0 => return None,
-        1.. => (end - start).max(0) as u64 / step as u64 + ((end - start).max(0) as u64 % step as u64 != 0) as u64,
-        _ => {
-            let (span, step) = ((start - end).max(0) as u64, step.unsigned_abs());
-            span / step + (span % step != 0) as u64
-        }
-    };
+    let span = if step > 0 { end - start } else { start - end };
+    let count = if step == 0 { return None } else { (span.max(0) as u64).div_ceil(step.unsigned_abs()) };
     Some((if count == 0 { 0 } else { start as usize }, count as usize))
 }
 
