@@ -351,13 +351,20 @@ fn is_software(info: &wgpu::AdapterInfo) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gpu::testing::gpu;
+    use crate::gpu::testing::{gpu, plain_gpu};
 
     #[test]
     fn an_unknown_adapter_is_an_error_that_lists_the_others() {
         let options = GpuOptions { adapter: Some("no such adapter".into()), ..Default::default() };
         let error = pollster::block_on(Gpu::new(&options)).unwrap_err();
         assert_eq!(error.kind(), "no-adapter");
+    }
+
+    #[test]
+    fn a_plain_device_has_nothing_optional() {
+        let Some(gpu) = plain_gpu() else { return };
+        let caps = gpu.caps();
+        assert!(!caps.f16 && !caps.subgroups && !caps.dot4 && !caps.timestamps);
     }
 
     #[test]
