@@ -300,9 +300,11 @@ impl Gpu {
         self.shared.pool.stats()
     }
 
-    /// Gives buffers that nothing uses back to the driver.
+    /// Gives buffers that nothing uses back to the driver. Call it after a model was dropped: until then, or until the next
+    /// kernel is recorded, the driver may keep its memory.
     pub fn clear_pool(&self) {
         self.shared.pool.clear();
+        lock(&self.shared.recorder).forget();
     }
 }
 
