@@ -1,1 +1,3 @@
 //! One suite for all backends.
+
+pub mod zoo;
