@@ -3,32 +3,43 @@
 
 use std::time::Instant;
 
+use super::matmul::kernel::{Kernel, Number};
 use super::{Cpu, conv, integer, matmul, nbits};
 use crate::graph::{Conv, MatMul, MatMulIntegerToFloat, MatMulNBits, Padding, Unary, Window};
-use crate::tensor::{ConstantId, DType, Tensor, TensorView, TensorViewMut};
+use crate::tensor::{AlignedBytes, ConstantId, DType, Tensor, TensorView, TensorViewMut};
 
-/// Seconds that this thread has run, where Linux tells it: other work on the machine counts less then. Work on other
+/// Seconds that this thread has run, where the system tells it: other work on the machine counts less then. Work on other
 /// threads is not seen, so figures for several threads use the clock.
 fn thread_seconds() -> Option<f64> {
-    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
-    Some(stat.split(' ').next()?.parse::<f64>().ok()? / 1e9)
+    #[cfg(all(target_os = "linux", target_pointer_width = "64"))]
+    {
+        unsafe extern "C" {
+            fn clock_gettime(clock: i32, time: *mut [i64; 2]) -> i32;
+        }
+        const CLOCK_THREAD_CPUTIME_ID: i32 = 3;
+        let mut time = [0i64; 2];
+        // SAFETY: on 64-bit Linux a `timespec` is two 64-bit integers, which the call fills in.
+        let code = unsafe { clock_gettime(CLOCK_THREAD_CPUTIME_ID, &mut time) };
+        (code == 0).then(|| time[0] as f64 + time[1] as f64 / 1e9)
+    }
+    #[cfg(not(all(target_os = "linux", target_pointer_width = "64")))]
+    None
 }
 
-/// Seconds that `f` takes: the least of several runs, each repeated until the scheduler's clock has moved enough.
-fn best(threads: usize, runs: usize, mut f: impl FnMut()) -> f64 {
+/// Seconds that `f` takes, the least of several runs.
+fn best(threads: usize, mut f: impl FnMut()) -> f64 {
+    let now = |start: &Instant| match thread_seconds() {
+        Some(seconds) if threads == 1 => seconds,
+        _ => start.elapsed().as_secs_f64(),
+    };
     f();
-    let start = Instant::now();
-    f();
-    let repeats = (0.06 / start.elapsed().as_secs_f64()).ceil().max(1.0) as usize;
-    let mut least = f64::INFINITY;
-    for _ in 0..runs {
-        let (start, ran) = (Instant::now(), thread_seconds().filter(|_| threads == 1));
-        (0..repeats).for_each(|_| f());
-        let time = match (ran, thread_seconds()) {
-            (Some(before), Some(after)) => after - before,
-            _ => start.elapsed().as_secs_f64(),
-        };
-        least = least.min(time / repeats as f64);
+    let begin = Instant::now();
+    let (mut least, mut runs) = (f64::INFINITY, 0);
+    while runs < 5 || (begin.elapsed().as_secs_f64() < 0.4 && runs < 200) {
+        let start = now(&begin);
+        f();
+        least = least.min(now(&begin) - start);
+        runs += 1;
     }
     least
 }
@@ -53,6 +64,22 @@ fn bytes(shape: &[usize], signed: bool) -> Tensor {
     Tensor::from_bytes(if signed { DType::I8 } else { DType::U8 }, shape, &data).unwrap()
 }
 
+/// Prints the rate of one tile whose panels lie in the first-level cache.
+fn tile<T: Number>(kernel: &Kernel<T>) {
+    for rows in [1, kernel.mr - 1, kernel.mr] {
+        let k = 256;
+        let bytes = AlignedBytes::zeroed(k * (kernel.mr + kernel.nr) * size_of::<T>());
+        let (b, a) = bytemuck::cast_slice::<u8, T>(bytes.as_slice()).split_at(k * kernel.nr);
+        let mut c = vec![T::Acc::default(); kernel.mr * kernel.nr];
+        let time = best(1, || {
+            for _ in 0..100 {
+                kernel.run(rows, k, a, b, &mut c, kernel.nr, true);
+            }
+        });
+        println!("tile {} with {rows} rows: {:.1} G/s", kernel.name, (100 * rows * k * kernel.nr) as f64 / time / 1e9);
+    }
+}
+
 /// Multiply-adds a second that register-only loops reach: f32, then 16-bit pairs.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
@@ -62,8 +89,8 @@ fn limits() -> (f64, f64) {
     const N: usize = 2_000_000;
     let mut f = [_mm256_set1_ps(black_box(1.0)); 12];
     let (x, y) = (_mm256_set1_ps(black_box(0.5)), _mm256_set1_ps(black_box(0.25)));
-    let float = best(1, 5, || {
-        let mut sums = f;
+    let float = best(1, || {
+        let mut sums = black_box(f);
         for _ in 0..N {
             for sum in &mut sums {
                 *sum = _mm256_fmadd_ps(x, y, *sum);
@@ -73,7 +100,7 @@ fn limits() -> (f64, f64) {
     });
     let mut i = [_mm256_set1_epi32(black_box(1)); 12];
     let z = _mm256_set1_epi16(black_box(3));
-    let int = best(1, 5, || {
+    let int = best(1, || {
         let (mut sums, mut z) = (i, z);
         for _ in 0..N {
             for sum in &mut sums {
@@ -95,8 +122,10 @@ fn speed() {
         let (float, int) = unsafe { limits() };
         println!("limits: {float:.1} G f32, {int:.1} G 16-bit multiply-adds/s");
     }
-    let runs = 5;
-    for threads in [1, 2] {
+    tile(f32::kernel());
+    tile(i16::kernel());
+    let only: Option<usize> = std::env::var("THREADS").ok().and_then(|t| t.parse().ok());
+    for threads in only.map_or(vec![1, 2], |t| vec![t]) {
         let cpu = Cpu::new(threads);
         // The linear layers of CLIP ViT-B/32's image tower: 12 blocks with weights of their own.
         let sizes = [(768, 2304), (768, 768), (768, 3072), (3072, 768)];
@@ -108,7 +137,7 @@ fn speed() {
             let mut room = vec![0f32; tokens * 3072];
             let mut macs = 0usize;
             let layers: Vec<_> = (0..12).flat_map(|_| sizes).map(|(k, n)| (floats(&[k, n]), floats(&[n]))).collect();
-            let time = best(threads, runs, || {
+            let time = best(threads, || {
                 macs = 0;
                 for (i, (w, bias)) in layers.iter().enumerate() {
                     let (k, n) = sizes[i % 4];
@@ -120,7 +149,7 @@ fn speed() {
             });
             println!("{threads} thr, tower f32, {name}: {:.1} ms, {:.1} G/s", time * 1e3, macs as f64 / time / 1e9);
             let layers: Vec<_> = layers.iter().map(|(w, b)| (bytes(w.shape(), true), b)).collect();
-            let time = best(threads, runs, || {
+            let time = best(threads, || {
                 for (i, (w, bias)) in layers.iter().enumerate() {
                     let n = sizes[i % 4].1;
                     let op = MatMulIntegerToFloat { activation: (i % 4 == 2).then_some(activation) };
@@ -138,11 +167,30 @@ fn speed() {
             });
             println!("{threads} thr, tower int8, {name}: {:.1} ms, {:.1} G/s", time * 1e3, macs as f64 / time / 1e9);
         }
-        for (m, n, k) in [(512, 512, 512), (1, 3072, 768), (1, 49152, 576), (50, 50, 64)] {
+        for (m, n, k) in [(50, 3072, 768), (50, 768, 3072), (1, 3072, 768)] {
+            let (a, w, zero) = (bytes(&[m, k], false), bytes(&[k, n], true), Tensor::scalar(128u8));
+            let mut room = vec![0f32; m * n];
+            let time = best(threads, || {
+                let op = MatMulIntegerToFloat { activation: None };
+                let x = [
+                    Some(a.view()),
+                    constant(&w, 3000 + m * n),
+                    Some(scale.view()),
+                    Some(scale.view()),
+                    Some(zero.view()),
+                ];
+                integer::run_to_float(&cpu, &op, &x, &mut out(&mut room, &[m, n])).unwrap();
+            });
+            let rate = (m * n * k) as f64 / time / 1e9;
+            println!("{threads} thr, int8 {m}x{n}x{k}: {:.3} ms, {rate:.1} G/s", time * 1e3);
+        }
+        for (m, n, k) in
+            [(50, 3072, 768), (50, 768, 3072), (512, 512, 512), (1, 3072, 768), (1, 49152, 576), (50, 50, 64)]
+        {
             let (a, w) = (floats(&[m, k]), floats(&[k, n]));
             let mut room = vec![0f32; m * n];
             for (what, b) in [("constant", constant(&w, 1000 + n)), ("computed", Some(w.view()))] {
-                let time = best(threads, runs, || {
+                let time = best(threads, || {
                     let x = [Some(a.view()), b];
                     matmul::run(&cpu, &MatMul::default(), &x, &mut out(&mut room, &[m, n])).unwrap();
                 });
@@ -151,7 +199,7 @@ fn speed() {
             }
             for bits in [4u32, 8] {
                 let (b, s) = (bytes(&[n, k / 32, 4 * bits as usize], false), floats(&[n, k / 32]));
-                let time = best(threads, runs, || {
+                let time = best(threads, || {
                     let op = MatMulNBits { bits, block: 32, k, n, activation: None };
                     let x = [Some(a.view()), Some(b.view()), Some(s.view())];
                     nbits::run(&cpu, &op, &x, &mut out(&mut room, &[m, n])).unwrap();
@@ -177,7 +225,7 @@ fn speed() {
             let side = (size + 2 * pad - kernel) / stride + 1;
             let mut room = vec![0f32; m * side * side];
             let op = Conv { groups, window, activation: None };
-            let time = best(threads, runs, || {
+            let time = best(threads, || {
                 let x = [Some(x.view()), constant(&w, 2000 + c * kernel)];
                 conv::run(&cpu, &op, &x, &mut out(&mut room, &[m, side, side])).unwrap();
             });

@@ -4,6 +4,7 @@ pub(crate) mod dims;
 pub(crate) mod driver;
 pub(crate) mod kernel;
 pub(crate) mod pack;
+mod thin;
 
 use dims::Dims;
 use driver::Columns;
@@ -85,7 +86,7 @@ fn typed<S: Element + Widen>(
                 let b = PackedColumns { data: &panels[bi * len..][..len], k };
                 finish.multiply(cx, kernel, a, (m, n, k), &b, out);
             }
-            None => finish.multiply(cx, kernel, a, (m, n, k), &b_matrix(bi), out),
+            None => finish.multiply_once(cx, kernel, a, b_matrix(bi), out),
         }
     };
     over_batches(cpu, dims.batches.len(), m * n, out, product);
@@ -137,6 +138,34 @@ impl Finish<'_> {
         self.multiply_packed(cx, kernel, panels, (m, n, k), b, out);
     }
 
+    /// The same for a `b` that no other product shares.
+    fn multiply_once<S: Widen>(
+        &self,
+        cx: Context<'_>,
+        kernel: &Kernel<f32>,
+        a: Matrix<'_, f32>,
+        b: Matrix<'_, S>,
+        out: &mut [f32],
+    ) {
+        let (m, n, k) = (a.rows, b.columns, a.columns);
+        if !thin::serves(m, &b) {
+            return self.multiply(cx, kernel, a, (m, n, k), &b, out);
+        }
+        let out = SharedMut::new(out);
+        thin::multiply(cx, a, b, |row, column, sums| self.store(n, row, column, sums, &out));
+    }
+
+    /// Writes the sums of `row` from `column` on to `out`, which has rows of `n`; nothing else may use that part.
+    fn store(&self, n: usize, row: usize, column: usize, sums: &mut [f32], out: &SharedMut<'_, f32>) {
+        if self.alpha != 1.0 {
+            sums.iter_mut().for_each(|x| *x *= self.alpha);
+        }
+        let at = row * n + column;
+        // SAFETY: the products store each part of the m x n outputs once.
+        let out = unsafe { out.slice(at, sums.len()) };
+        self.epilogue.finish(row, column, self.at + at, sums, out);
+    }
+
     /// The same with `a` packed already.
     pub(crate) fn multiply_packed(
         &self,
@@ -148,15 +177,7 @@ impl Finish<'_> {
         out: &mut [f32],
     ) {
         let out = SharedMut::new(out);
-        driver::multiply(cx, kernel, (m, n, k), a, b, |row, column, sums| {
-            if self.alpha != 1.0 {
-                sums.iter_mut().for_each(|x| *x *= self.alpha);
-            }
-            let at = row * n + column;
-            // SAFETY: the driver stores each part of the m x n outputs once.
-            let out = unsafe { out.slice(at, sums.len()) };
-            self.epilogue.finish(row, column, self.at + at, sums, out);
-        });
+        driver::multiply(cx, kernel, (m, n, k), a, b, |row, column, sums| self.store(n, row, column, sums, &out));
     }
 }
 
@@ -182,21 +203,24 @@ pub(crate) fn gemm(
     }
     assert!(c_row_stride >= n || m == 1, "rows of c overlap");
     assert!(c.len() >= (m - 1) * c_row_stride + n, "c is too short");
-    let kernel = f32::kernel();
-    let a = Matrix::new(a, m, k, a_strides);
-    let mut a_panels = cx.scratch.take(a.packed_rows_len(kernel.mr) * size_of::<f32>());
-    let a_panels: &mut [f32] = bytemuck::cast_slice_mut(a_panels.as_mut_slice());
-    a.pack_rows(cx.threads, kernel.mr, a_panels);
-    let b = Matrix::new(b, k, n, b_strides);
+    let (a, b) = (Matrix::new(a, m, k, a_strides), Matrix::new(b, k, n, b_strides));
     let c = SharedMut::new(c);
-    driver::multiply(cx, kernel, (m, n, k), a_panels, &b, |row, column, sums| {
-        // SAFETY: the driver stores each part of the m x n outputs once, and rows do not overlap.
+    let store = |row: usize, column: usize, sums: &mut [f32]| {
+        // SAFETY: the products store each part of the m x n outputs once, and rows do not overlap.
         let out = unsafe { c.slice(row * c_row_stride + column, sums.len()) };
         for (out, &sum) in out.iter_mut().zip(sums.iter()) {
             let old = if accumulate { *out } else { 0.0 };
             *out = alpha * sum + old;
         }
-    });
+    };
+    if thin::serves(m, &b) {
+        return thin::multiply(cx, a, b, store);
+    }
+    let kernel = f32::kernel();
+    let mut room = cx.scratch.take(a.packed_rows_len(kernel.mr) * size_of::<f32>());
+    let panels: &mut [f32] = bytemuck::cast_slice_mut(room.as_mut_slice());
+    a.pack_rows(cx.threads, kernel.mr, panels);
+    driver::multiply(cx, kernel, (m, n, k), panels, &b, store);
 }
 
 #[cfg(test)]

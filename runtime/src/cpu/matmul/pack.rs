@@ -30,10 +30,10 @@ impl Widen for f16 {
 /// A matrix whose element (r, c) is `data[r * strides.0 + c * strides.1]`.
 #[derive(Clone, Copy)]
 pub(crate) struct Matrix<'a, S> {
-    data: &'a [S],
-    rows: usize,
-    columns: usize,
-    strides: (usize, usize),
+    pub(super) data: &'a [S],
+    pub(super) rows: usize,
+    pub(super) columns: usize,
+    pub(super) strides: (usize, usize),
 }
 
 impl<'a, S: Widen> Matrix<'a, S> {
@@ -47,7 +47,7 @@ impl<'a, S: Widen> Matrix<'a, S> {
     }
 
     #[inline(always)]
-    fn at(&self, r: usize, c: usize) -> f32 {
+    pub(super) fn at(&self, r: usize, c: usize) -> f32 {
         self.data[r * self.strides.0 + c * self.strides.1].widen()
     }
 

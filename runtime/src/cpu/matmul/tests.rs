@@ -9,7 +9,17 @@ fn numbers(n: usize, step: usize) -> Vec<f32> {
 #[test]
 fn gemm_on_strided_slices() {
     let pool = BufferPool::default();
-    for (m, n, k) in [(1, 1, 1), (5, 7, 3), (50, 50, 64), (7, 300, 600), (401, 33, 5), (3, 4, 0), (0, 3, 3)] {
+    for (m, n, k) in [
+        (1, 1, 1),
+        (5, 7, 3),
+        (50, 50, 64),
+        (7, 300, 600),
+        (401, 33, 5),
+        (3, 4, 0),
+        (0, 3, 3),
+        (2, 200, 70),
+        (1, 64, 33),
+    ] {
         for threads in [1, 3] {
             for (at, bt) in [(false, false), (true, false), (false, true), (true, true)] {
                 let (a, b) = (numbers(m * k, 5), numbers(k * n, 7));
