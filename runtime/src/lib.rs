@@ -1,1 +1,2 @@
 //! Lenslet.
+pub mod tasks;
