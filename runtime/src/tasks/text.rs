@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use tokenizers::{Tokenizer, TruncationDirection, TruncationParams};
+use tokenizers::{PostProcessor as _, Tokenizer, TruncationDirection};
 
 use super::config::{FolderConfig, Side};
 use super::tokens::TokenBatch;
@@ -59,6 +59,9 @@ pub enum Padding {
 pub struct TextEncoder {
     tokenizer: Tokenizer,
     limit: Option<usize>,
+    /// The limit without the special tokens.
+    room: Option<usize>,
+    direction: TruncationDirection,
     padding: Padding,
     padding_side: Side,
     pad_id: i64,
@@ -85,29 +88,23 @@ impl TextEncoder {
         let own_pad = tokenizer.get_padding().map(|padding| padding.pad_id);
         tokenizer.with_padding(None);
 
-        let special = {
-            // The number that the post-processor adds to a single text.
-            use tokenizers::PostProcessor as _;
-            tokenizer
-                .get_post_processor()
-                .map_or(0, |processor| processor.added_tokens(false))
-        };
+        // The number that is added to a single text.
+        let special = tokenizer
+            .get_post_processor()
+            .map_or(0, |processor| processor.added_tokens(false));
         let limit = config.context_length().or(own_limit);
-        let truncation = match limit {
-            Some(limit) if limit <= special => return Err(TextError::Context { limit, special }),
-            Some(limit) => Some(TruncationParams {
-                max_length: limit,
-                direction: match config.tokenizer.truncation_side {
-                    Side::Left => TruncationDirection::Left,
-                    Side::Right => TruncationDirection::Right,
-                },
-                ..TruncationParams::default()
-            }),
-            None => None,
-        };
+        if let Some(limit) = limit.filter(|&limit| limit <= special) {
+            return Err(TextError::Context { limit, special });
+        }
+        // Done here rather than there, so that both the cut and the whole ids are to be had.
         tokenizer
-            .with_truncation(truncation)
+            .with_truncation(None)
             .map_err(|error| TextError::Load(error.to_string()))?;
+        let room = limit.map(|limit| limit - special);
+        let direction = match config.tokenizer.truncation_side {
+            Side::Left => TruncationDirection::Left,
+            Side::Right => TruncationDirection::Right,
+        };
 
         let special = &config.tokenizer.special;
         let id = |token: &Option<String>| {
@@ -134,6 +131,8 @@ impl TextEncoder {
             },
             tokenizer,
             limit,
+            room,
+            direction,
             padding_side: config.tokenizer.padding_side,
             pad_id: pad_id.into(),
             lower_case: config.sentence.do_lower_case,
@@ -179,15 +178,32 @@ impl TextEncoder {
     /// # Errors
     /// [`TextError::Encode`].
     pub fn ids(&self, text: &str) -> Result<Vec<u32>, TextError> {
+        self.ids_within(text, self.room)
+    }
+
+    /// Token ids of one text, special tokens included, however many they are.
+    ///
+    /// # Errors
+    /// [`TextError::Encode`].
+    pub fn whole_ids(&self, text: &str) -> Result<Vec<u32>, TextError> {
+        self.ids_within(text, None)
+    }
+
+    fn ids_within(&self, text: &str, room: Option<usize>) -> Result<Vec<u32>, TextError> {
+        let failed = |error: tokenizers::Error| TextError::Encode(error.to_string());
         let text = if self.lower_case {
             Cow::Owned(text.to_lowercase())
         } else {
             Cow::Borrowed(text)
         };
+        let mut encoding = self.tokenizer.encode_fast(text, false).map_err(failed)?;
+        if let Some(room) = room {
+            encoding.truncate(room, 0, self.direction);
+        }
         let encoding = self
             .tokenizer
-            .encode_fast(text, true)
-            .map_err(|error| TextError::Encode(error.to_string()))?;
+            .post_process(encoding, None, true)
+            .map_err(failed)?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -287,6 +303,19 @@ mod tests {
             [1, 4, 5, 7, 2]
         );
         assert_eq!(encoder.ids(&"cat ".repeat(100_000)).unwrap().len(), 5);
+        assert_eq!(
+            encoder
+                .whole_ids("a cat of a photo of a cat")
+                .unwrap()
+                .len(),
+            10
+        );
+        let json = r#"{"model_max_length": 5, "truncation_side": "left"}"#;
+        let left = super::tests::encoder(json, "{}").unwrap();
+        assert_eq!(
+            left.ids("a cat of a photo of a cat").unwrap(),
+            [1, 7, 4, 5, 2]
+        );
     }
 
     #[test]

@@ -3,6 +3,7 @@
 #[cfg(feature = "image")]
 mod decode;
 mod preprocess;
+mod resample;
 mod resize;
 
 use std::borrow::Cow;
@@ -69,7 +70,8 @@ pub enum ImageError {
         /// Length of the buffer.
         found: usize,
     },
-    /// The proportions of the picture make the resized one larger than [`MAX_PIXELS`].
+    /// The proportions of the picture make the resized one, or the work on the way to it, too
+    /// large (see [`MAX_PIXELS`]).
     #[error("a picture of {width} x {height} pixels would be resized to {to_width} x {to_height}")]
     Proportions {
         /// Width in pixels.

@@ -585,12 +585,7 @@ mod tests {
             assert_eq!(batch.shape, shape);
             for (at, found) in batch.data.iter().enumerate() {
                 let expected = expected.next().unwrap();
-                // One level of 255, divided by the smallest standard deviation.
-                let difference = (found - expected).abs();
-                assert!(
-                    difference <= 1.01 / 255.0 / 0.26,
-                    "{json} at {at}: {found} {expected}"
-                );
+                assert_eq!(found.to_bits(), expected.to_bits(), "{json} at {at}");
             }
         }
         assert_eq!(expected.next(), None);

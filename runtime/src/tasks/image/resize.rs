@@ -5,10 +5,13 @@
 //! again after the vertical pass. Other libraries' "bicubic" looks alike and is not: without the
 //! antialiasing the embeddings move.
 
-use fast_image_resize::images::{Image, ImageRef};
-use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use std::borrow::Cow;
 
+use super::resample::{self, Kernel};
 use super::{Channels, ImageError, MAX_PIXELS, Pixels};
+
+/// Longer sides are refused: the windows along them would take more memory than the picture.
+const MAX_SIDE: u32 = 1 << 20;
 
 /// A resampling filter, by Pillow's definitions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -53,14 +56,15 @@ impl Filter {
         }
     }
 
-    fn algorithm(self) -> ResizeAlg {
-        ResizeAlg::Convolution(match self {
-            Self::Nearest => return ResizeAlg::Nearest,
-            Self::Lanczos => FilterType::Lanczos3,
-            Self::Bilinear => FilterType::Bilinear,
-            Self::Bicubic => FilterType::CatmullRom,
-            Self::Box => FilterType::Box,
-            Self::Hamming => FilterType::Hamming,
+    /// `None` for [`Filter::Nearest`], which has no kernel.
+    fn kernel(self) -> Option<Kernel> {
+        Some(match self {
+            Self::Nearest => return None,
+            Self::Lanczos => resample::LANCZOS,
+            Self::Bilinear => resample::BILINEAR,
+            Self::Bicubic => resample::BICUBIC,
+            Self::Box => resample::BOX,
+            Self::Hamming => resample::HAMMING,
         })
     }
 }
@@ -89,7 +93,7 @@ pub fn shortest_edge_size(width: u32, height: u32, edge: u32) -> (u64, u64) {
 ///
 /// # Errors
 /// [`ImageError::Empty`] if a side is zero, [`ImageError::Proportions`] if the result would have more
-/// than [`MAX_PIXELS`].
+/// than [`MAX_PIXELS`] or the picture is a strip of absurd length.
 pub fn resize(
     pixels: &Pixels,
     width: u64,
@@ -111,23 +115,27 @@ pub fn resize(
     let from = (pixels.width(), pixels.height());
     let between = between(from, (to_width, to_height));
     let between_area = u64::from(between.0) * u64::from(between.1);
-    if width * height > MAX_PIXELS || between_area > MAX_PIXELS {
+    if width * height > MAX_PIXELS || between_area > MAX_PIXELS || from.0.max(from.1) > MAX_SIDE {
         return Err(too_large());
     }
     if (to_width, to_height) == from {
         return Ok(pixels.clone());
     }
-    let channels = pixels.channels();
-    let data = if filter == Filter::Nearest {
-        pass(pixels.data(), from, (to_width, to_height), channels, filter)
-    } else {
-        // Left alone, the library shrinks 8-bit pictures vertically first; where a filter overshoots
-        // and is clipped between the passes, the order shows. Two calls fix it.
-        pass(pixels.data(), from, between, channels, filter)
-            .and_then(|data| pass(&data, between, (to_width, to_height), channels, filter))
+    let data = match filter.kernel() {
+        None => take_nearest(pixels, to_width, to_height),
+        Some(kernel) => {
+            let first = pass(pixels.data(), pixels.channels(), from, between, kernel);
+            pass(
+                &first,
+                pixels.channels(),
+                between,
+                (to_width, to_height),
+                kernel,
+            )
+            .into_owned()
+        }
     };
-    let data = data.ok_or_else(too_large)?;
-    Pixels::new(to_width, to_height, channels, data)
+    Pixels::new(to_width, to_height, pixels.channels(), data)
 }
 
 /// Size of the picture between the two passes, which says which comes first. Pillow (13 and later;
@@ -142,28 +150,40 @@ fn between(from: (u32, u32), to: (u32, u32)) -> (u32, u32) {
     }
 }
 
-/// One call of the resizer; `None` if it refuses, which checked sizes do not cause.
+/// One pass: along the rows if the widths differ, along the columns if the heights do.
 fn pass(
     data: &[u8],
+    channels: Channels,
     from: (u32, u32),
     to: (u32, u32),
-    channels: Channels,
-    filter: Filter,
-) -> Option<Vec<u8>> {
-    if from == to {
-        return Some(data.to_vec());
+    kernel: Kernel,
+) -> Cow<'_, [u8]> {
+    let (width, height) = (from.0 as usize, from.1 as usize);
+    let (to_width, to_height) = (to.0 as usize, to.1 as usize);
+    if width != to_width {
+        Cow::Owned(match channels {
+            Channels::Rgb => resample::horizontal::<3>(data, width, to_width, kernel),
+            Channels::Rgba => resample::horizontal::<4>(data, width, to_width, kernel),
+        })
+    } else if height != to_height {
+        let stride = width * channels.count();
+        Cow::Owned(resample::vertical(data, stride, height, to_height, kernel))
+    } else {
+        Cow::Borrowed(data)
     }
-    let kind = match channels {
-        Channels::Rgb => PixelType::U8x3,
-        Channels::Rgba => PixelType::U8x4,
-    };
-    let source = ImageRef::new(from.0, from.1, data, kind).ok()?;
-    let mut target = Image::new(to.0, to.1, kind);
-    let options = ResizeOptions::new()
-        .resize_alg(filter.algorithm())
-        .use_alpha(false);
-    Resizer::new().resize(&source, &mut target, &options).ok()?;
-    Some(target.into_vec())
+}
+
+fn take_nearest(pixels: &Pixels, width: u32, height: u32) -> Vec<u8> {
+    let channels = pixels.channels().count();
+    let columns = resample::nearest(pixels.width() as usize, width as usize);
+    let mut data = Vec::with_capacity(width as usize * height as usize * channels);
+    for row in resample::nearest(pixels.height() as usize, height as usize) {
+        for column in columns.clone() {
+            let at = (row * pixels.width() as usize + column) * channels;
+            data.extend_from_slice(&pixels.data()[at..at + channels]);
+        }
+    }
+    data
 }
 
 #[cfg(test)]
