@@ -111,10 +111,11 @@ fn run(
 
 /// Restores order and facts behind a rewrite.
 fn settle(graph: &mut Graph, rewrite: &'static str) -> Result<(), OptimizeError> {
-    graph.prune();
+    // Pruning walks backwards and needs the order.
     if !graph.sort() {
         return Err(OptimizeError::Cycle { rewrite });
     }
+    graph.prune();
     infer_graph(graph).map_err(|(node, source)| shape_error(graph, node, source))
 }
 

@@ -141,7 +141,10 @@ impl<'a> Importer<'a> {
                 let shape = input.shape.as_ref().ok_or_else(|| bad("the rank of this input is not declared".into()))?;
                 let dim = |(i, d): (usize, &DimProto<'_>)| match d {
                     DimProto::Value(n) if *n >= 0 => Dim::Const(*n),
-                    DimProto::Param(name) if !name.is_empty() => Dim::symbol(name),
+                    // Exporters give sizes that differ one name (the mask's length and that of the new tokens, say);
+                    // only the batch is trusted to be one.
+                    DimProto::Param(name) if !name.is_empty() && i == 0 => Dim::symbol(name),
+                    DimProto::Param(name) if !name.is_empty() => Dim::symbol(&format!("{}.{name}", input.name)),
                     _ => Dim::symbol(&format!("{}.{i}", input.name)),
                 };
                 let shape = shape.iter().enumerate().map(dim).collect();

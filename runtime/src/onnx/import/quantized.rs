@@ -129,15 +129,31 @@ fn qlinear_conv(cx: &mut NodeContext<'_, '_>) -> Result<ValueId, String> {
     requantize(cx, acc, [x_scale, w_scale, y_scale], y_zero, to, spatial)
 }
 
+/// `(a - a_zero) * (a_scale / y_scale) + (b - b_zero) * (b_scale / y_scale)`, or
+/// `(a - a_zero) * (b - b_zero) * (a_scale * b_scale / y_scale)`, rounded once: the order in which ONNX Runtime rounds.
 fn qlinear_binary(cx: &mut NodeContext<'_, '_>, op: Binary) -> Result<ValueId, String> {
-    let dequantize = |cx: &mut NodeContext<'_, '_>, at: usize| {
-        let inputs = [Some(cx.need(at)?), Some(cx.need(at + 1)?), cx.input(at + 2)?];
+    let unit = cx.scalar(1f32);
+    let centred = |cx: &mut NodeContext<'_, '_>, at: usize| {
+        let inputs = [Some(cx.need(at)?), Some(unit), cx.input(at + 2)?];
         cx.emit(Op::DequantizeLinear { axis: 1, block: 0 }, &inputs)
     };
-    let (a, b) = (dequantize(cx, 0)?, dequantize(cx, 3)?);
-    let y = binary(cx, op, a, b)?;
+    let (a, b) = (centred(cx, 0)?, centred(cx, 3)?);
+    let (a_scale, b_scale, y_scale) = (cx.need(1)?, cx.need(4)?, cx.need(6)?);
+    let y = if op == Binary::Add {
+        let ratio = |cx: &mut NodeContext<'_, '_>, x, scale| {
+            let ratio = binary(cx, Binary::Div, scale, y_scale)?;
+            binary(cx, Binary::Mul, x, ratio)
+        };
+        let (a, b) = (ratio(cx, a, a_scale)?, ratio(cx, b, b_scale)?);
+        binary(cx, Binary::Add, a, b)?
+    } else {
+        let product = binary(cx, Binary::Mul, a, b)?;
+        let scale = binary(cx, Binary::Mul, a_scale, b_scale)?;
+        let scale = binary(cx, Binary::Div, scale, y_scale)?;
+        binary(cx, Binary::Mul, product, scale)?
+    };
     let to = cx.fact(cx.need(0)?)?.dtype;
-    let inputs = [Some(y), Some(cx.need(6)?), cx.input(7)?];
+    let inputs = [Some(y), Some(unit), cx.input(7)?];
     cx.emit(Op::QuantizeLinear { axis: 1, to, block: 0 }, &inputs)
 }
 
