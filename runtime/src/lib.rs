@@ -10,6 +10,7 @@ pub mod onnx;
 pub mod optimize;
 pub mod plan;
 mod session;
+pub mod tasks;
 pub mod tensor;
 
 #[cfg(feature = "onnx")]
