@@ -2,6 +2,8 @@
 
 pub mod cpu;
 pub mod error;
+#[cfg(feature = "gpu")]
+pub mod gpu;
 pub mod graph;
 #[cfg(feature = "onnx")]
 mod loader;
