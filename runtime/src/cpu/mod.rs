@@ -4,6 +4,27 @@
 //! executor allocated with the inferred type and shape, and take scratch memory from [`Cpu::scratch`], so that a
 //! steady-state run allocates nothing. All tensors are contiguous and row-major.
 
+pub(crate) mod args;
+pub(crate) mod attention;
+mod broadcast;
+pub(crate) mod conv;
+pub(crate) mod elementwise;
+pub(crate) mod epilogue;
+pub(crate) mod integer;
+pub(crate) mod layout;
+pub(crate) mod math;
+pub(crate) mod matmul;
+pub(crate) mod nbits;
+pub(crate) mod norm;
+pub(crate) mod operands;
+pub(crate) mod packed;
+pub(crate) mod parallel;
+pub(crate) mod quantize;
+pub(crate) mod reduce;
+pub(crate) mod softmax;
+#[cfg(test)]
+mod speed;
+
 use crate::error::KernelError;
 use crate::graph::Op;
 use crate::tensor::{BufferPool, Tensor, TensorView, TensorViewMut};
@@ -14,6 +35,8 @@ pub struct Cpu {
     threads: usize,
     /// Scratch memory that kernels borrow.
     pub(crate) scratch: BufferPool,
+    /// Constants in the forms that kernels read.
+    pub(crate) packed: packed::PackCache,
 }
 
 impl Cpu {
@@ -21,12 +44,17 @@ impl Cpu {
     pub fn new(threads: usize) -> Self {
         let cores = || std::thread::available_parallelism().map_or(1, |n| n.get());
         let threads = if threads == 0 { cores() } else { threads };
-        Cpu { threads, scratch: BufferPool::default() }
+        Cpu { threads, scratch: BufferPool::default(), packed: packed::PackCache::default() }
     }
 
     /// Threads in use.
     pub fn threads(&self) -> usize {
         self.threads
+    }
+
+    /// What a product needs: all threads and the scratch memory.
+    pub(crate) fn context(&self) -> matmul::Context<'_> {
+        matmul::Context { threads: self.threads, scratch: &self.scratch }
     }
 
     /// Runs `op`. `outputs` have the types and shapes that shape inference gave.
@@ -36,13 +64,94 @@ impl Cpu {
         inputs: &[Option<TensorView<'_>>],
         outputs: &mut [TensorViewMut<'_>],
     ) -> Result<(), KernelError> {
-        let _ = (inputs, outputs);
-        Err(KernelError::Unsupported { backend: "cpu", op: op.name(), reason: "not written yet".into() })
+        match op {
+            Op::Unary(unary) => elementwise::run(self, *unary, inputs, outputs),
+            Op::Binary(binary) => elementwise::binary::run(self, *binary, inputs, outputs),
+            Op::Where => elementwise::select::run(self, inputs, outputs),
+            Op::Cast { to } => elementwise::cast::run(self, *to, inputs, outputs),
+            Op::MatMul(op) => matmul::run(self, op, inputs, outputs),
+            Op::MatMulInteger => integer::run(self, inputs, outputs),
+            Op::MatMulIntegerToFloat(op) => integer::run_to_float(self, op, inputs, outputs),
+            Op::MatMulNBits(op) => nbits::run(self, op, inputs, outputs),
+            Op::GatherBlockQuantized(op) => nbits::run_gather(self, op, inputs, outputs),
+            Op::Conv(op) => conv::run(self, op, inputs, outputs),
+            Op::ConvInteger(op) => conv::run_integer(self, op, inputs, outputs),
+            Op::ConvIntegerToFloat(op) => conv::run_integer_to_float(self, op, inputs, outputs),
+            Op::Pool(op) => conv::run_pool(self, op, inputs, outputs),
+            Op::Norm(op) => norm::run(self, op, inputs, outputs),
+            Op::Attention(op) => attention::run(self, op, inputs, outputs),
+            Op::GroupQueryAttention(op) => attention::grouped::run(self, op, inputs, outputs),
+            Op::RotaryEmbedding(op) => attention::rotary::run(self, op, inputs, outputs),
+            Op::Softmax { axis, zero_masked_rows } => softmax::run(self, *axis, *zero_masked_rows, inputs, outputs),
+            // Shape inference has already applied `keep_dims`: the elements are the same either way.
+            Op::Reduce { kind, axes, keep_dims: _, noop_with_empty_axes } => {
+                reduce::run(self, *kind, axes.as_deref(), *noop_with_empty_axes, inputs, outputs)
+            }
+            Op::ArgMax { axis, keep_dims: _, last, min } => reduce::arg_max(*axis, *last, *min, inputs, outputs),
+            Op::DynamicQuantizeLinear => quantize::run_dynamic(self, inputs, outputs),
+            Op::QuantizeLinear { axis, to, block } => quantize::run_quantize(self, *axis, *to, *block, inputs, outputs),
+            Op::DequantizeLinear { axis, block } => quantize::run_dequantize(self, *axis, *block, inputs, outputs),
+            Op::Reshape { .. } | Op::Squeeze { .. } | Op::Unsqueeze { .. } | Op::Flatten { .. } | Op::Identity => {
+                layout::alias(op.name(), inputs, outputs)
+            }
+            Op::Transpose { perm } => layout::views::transpose(self, perm.as_deref(), inputs, outputs),
+            Op::Concat { axis } => layout::join::concat(*axis, inputs, outputs),
+            Op::Split { axis, sizes } => layout::join::split(*axis, sizes.as_deref(), inputs, outputs),
+            Op::Slice => layout::views::slice(self, inputs, outputs),
+            Op::Gather { axis } => layout::gather::gather(*axis, inputs, outputs),
+            Op::GatherNd { batch_dims } => layout::gather::gather_nd(*batch_dims, inputs, outputs),
+            Op::GatherElements { axis } => layout::gather::gather_elements(*axis, inputs, outputs),
+            Op::Expand => layout::views::expand(self, inputs, outputs),
+            Op::Tile => layout::views::tile(self, inputs, outputs),
+            Op::Pad { mode } => layout::pad::pad(*mode, inputs, outputs),
+            Op::ConstantOfShape { value } => layout::generate::constant_of_shape(value, outputs),
+            Op::Range => layout::generate::range(inputs, outputs),
+            Op::Shape { start, end } => layout::generate::shape(*start, *end, inputs, outputs),
+            Op::Size => layout::generate::size(inputs, outputs),
+            Op::CumSum { exclusive, reverse } => layout::scan::cumsum(*exclusive, *reverse, inputs, outputs),
+            Op::Trilu { upper } => layout::scan::trilu(*upper, inputs, outputs),
+            Op::NonZero => Err(KernelError::Unsupported {
+                backend: "cpu",
+                op: op.name(),
+                reason: "the shape of its output is only known by running it (run_dynamic)".into(),
+            }),
+        }
     }
 
     /// Runs an operator whose output's shape depends on data ([`Op::has_data_dependent_shape`]).
     pub fn run_dynamic(&self, op: &Op, inputs: &[Option<TensorView<'_>>]) -> Result<Vec<Tensor>, KernelError> {
-        let _ = inputs;
-        Err(KernelError::Unsupported { backend: "cpu", op: op.name(), reason: "not written yet".into() })
+        match op {
+            Op::NonZero => Ok(vec![layout::generate::nonzero(inputs)?]),
+            _ => Err(KernelError::Unsupported {
+                backend: "cpu",
+                op: op.name(),
+                reason: "the shape of its output does not depend on data (run)".into(),
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::{Binary, Unary};
+    use crate::tensor::DType;
+
+    #[test]
+    fn operators_reach_their_kernels() {
+        let cpu = Cpu::new(1);
+        let x = Tensor::vector(&[0f32, -2.0, 3.0]);
+        let one = |op: &Op| {
+            let ins = [Some(&x), Some(&x)];
+            args::testing::run(&ins[..], &[(DType::F32, &[3])], |i, o| cpu.run(op, i, o))
+                .map(|y| y[0].to_f32_vec().unwrap())
+        };
+        assert_eq!(one(&Op::Unary(Unary::Abs)).unwrap(), [0.0, 2.0, 3.0]);
+        assert_eq!(one(&Op::Binary(Binary::Add)).unwrap(), [0.0, -4.0, 6.0]);
+        assert!(one(&Op::NonZero).is_err());
+        let y = cpu.run_dynamic(&Op::NonZero, &[Some(x.view())]).unwrap();
+        assert_eq!(y[0].to_i64_vec().unwrap(), [1, 2]);
+        assert!(cpu.run_dynamic(&Op::Size, &[Some(x.view())]).is_err());
+        assert!(cpu.run(&Op::Identity, &[], &mut []).is_err());
     }
 }

@@ -3,7 +3,13 @@
 //! A rewrite looks at structure and facts, never at a model's name. All of them keep the graph's meaning: what they fuse
 //! is computed by a kernel that does the same arithmetic, at most in another order.
 
+mod attention;
+mod convolution;
+mod epilogue;
 mod fold;
+mod integer;
+mod pattern;
+mod recognise;
 mod widen;
 
 use crate::cpu::Cpu;
@@ -61,7 +67,16 @@ pub type RewriteReport = Vec<(&'static str, usize)>;
 pub fn optimize(graph: &mut Graph) -> Result<RewriteReport, OptimizeError> {
     let context = Context { cpu: Cpu::new(1), pool: BufferPool::default() };
     let first = run(graph, &context, &[Box::new(widen::WidenHalf)], 1)?;
-    let rewrites: Vec<Box<dyn Rewrite>> = vec![Box::new(fold::FoldConstants)];
+    let rewrites: Vec<Box<dyn Rewrite>> = vec![
+        // Before constants are folded, while weights are still 8-bit.
+        Box::new(integer::FuseIntegerProducts),
+        Box::new(fold::FoldConstants),
+        Box::new(recognise::Recognise),
+        Box::new(epilogue::FuseNormAffine),
+        Box::new(attention::FuseAttention),
+        Box::new(convolution::FoldConvAffine),
+        Box::new(epilogue::FuseEpilogue),
+    ];
     let rest = run(graph, &context, &rewrites, MAX_ROUNDS)?;
     Ok(first.into_iter().chain(rest).collect())
 }

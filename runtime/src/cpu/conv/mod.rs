@@ -1,0 +1,150 @@
+//! Convolutions and pooling over one to three spatial dimensions.
+//!
+//! A convolution is a product of its filters with patches of the input (gathered block by block); if the window is one
+//! element, the input is that matrix already. Filters that see one channel each have a kernel of their own.
+
+mod depthwise;
+mod geometry;
+mod integer;
+mod patches;
+mod pool;
+
+use depthwise::Depthwise;
+use geometry::{Geometry, filters_per_group};
+use half::f16;
+pub(crate) use integer::{run as run_integer, run_to_float as run_integer_to_float};
+use patches::Patches;
+pub(crate) use pool::run as run_pool;
+
+use super::Cpu;
+use super::epilogue::Epilogue;
+use super::matmul::kernel::Number;
+use super::matmul::pack::{Matrix, Widen};
+use super::matmul::{Context, Finish, over_batches};
+use super::operands::Operands;
+use super::packed::{Form, Packed};
+use super::parallel;
+use crate::error::KernelError;
+use crate::graph::Conv;
+use crate::tensor::{DType, Element, TensorView, TensorViewMut, element_count};
+
+/// Runs [`crate::graph::Op::Conv`].
+pub(crate) fn run(
+    cpu: &Cpu,
+    op: &Conv,
+    inputs: &[Option<TensorView<'_>>],
+    outputs: &mut [TensorViewMut<'_>],
+) -> Result<(), KernelError> {
+    let operands = Operands::new("Conv", inputs);
+    let w = operands.required(1, "w")?;
+    match w.dtype {
+        DType::F32 => typed::<f32>(cpu, op, operands, w, outputs),
+        DType::F16 => typed::<f16>(cpu, op, operands, w, outputs),
+        _ => Err(operands.unsupported(&w)),
+    }
+}
+
+fn typed<S: Element + Widen>(
+    cpu: &Cpu,
+    op: &Conv,
+    operands: Operands<'_>,
+    w: TensorView<'_>,
+    outputs: &mut [TensorViewMut<'_>],
+) -> Result<(), KernelError> {
+    Epilogue::check("Conv", op.activation)?;
+    let x = operands.required(0, "x")?;
+    let m = filters_per_group("Conv", x.shape, w.shape, op.groups)?;
+    let g = Geometry::of("Conv", x.shape, &w.shape[2..], &op.window, false)?;
+    let (filters, channels) = (w.shape[0], w.shape[1]);
+    let (k, n) = (channels * g.taps(), g.output_len());
+    let len = element_count(&[g.batch, filters, n])?;
+    let epilogue = Epilogue {
+        activation: op.activation,
+        column_bias: None,
+        row_bias: operands.elements(2, "bias", filters)?,
+        residual: operands.elements(3, "residual", len)?,
+    };
+    let (x, filter_data) = (x.as_slice::<f32>()?, w.as_slice::<S>()?);
+    let out = operands.output::<f32>(outputs, 0, len)?;
+    if len == 0 {
+        return Ok(());
+    }
+    let image = channels * g.input_len();
+    if channels == 1 && op.groups > 1 {
+        let filter_data: Vec<f32> = filter_data.iter().map(|w| w.widen()).collect();
+        let load = |d: &Depthwise<'_>, channel: usize, room: &mut [f32]| {
+            d.load(&x[channel * image..][..image], |x| x, room);
+        };
+        run_depthwise(cpu, &g, m, filters, &filter_data, load, out, |filter, at, sums, out| {
+            epilogue.finish(filter, 0, at, sums, out);
+        });
+        return Ok(());
+    }
+    let kernel = f32::kernel();
+    let rows = |group: usize| Matrix::new(&filter_data[group * m * k..][..m * k], m, k, (k, 1));
+    let rows_len = rows(0).packed_rows_len(kernel.mr);
+    let cached = w.constant.map(|id| {
+        let form = Form::Rows { groups: op.groups, m, k };
+        cpu.packed.get(id, form, op.groups * rows_len * size_of::<f32>(), |bytes| {
+            let out: &mut [f32] = bytemuck::cast_slice_mut(bytes);
+            for (group, out) in out.chunks_exact_mut(rows_len.max(1)).enumerate() {
+                rows(group).pack_rows(cpu.threads(), kernel.mr, out);
+            }
+        })
+    });
+    over_batches(cpu, g.batch * op.groups, m * n, out, |cx: Context<'_>, i, out: &mut [f32]| {
+        let group = i % op.groups;
+        let packed = match &cached {
+            Some(all) => Packed::Cached(all.clone()),
+            None => {
+                let mut room = cx.scratch.take(rows_len * size_of::<f32>());
+                rows(group).pack_rows(cx.threads, kernel.mr, bytemuck::cast_slice_mut(room.as_mut_slice()));
+                Packed::Scratch(room)
+            }
+        };
+        let at = if cached.is_some() { group * rows_len } else { 0 };
+        let a = &packed.as_slice::<f32>()[at..][..rows_len];
+        let epilogue = Epilogue { row_bias: epilogue.row_bias.map(|b| &b[group * m..][..m]), ..epilogue };
+        let finish = Finish { alpha: 1.0, epilogue, at: i * m * n };
+        let x = &x[i * image..][..image];
+        if g.is_pointwise() {
+            finish.multiply_packed(cx, kernel, a, (m, n, k), &Matrix::new(x, k, n, (n, 1)), out);
+        } else {
+            finish.multiply_packed(cx, kernel, a, (m, n, k), &Patches::<f32>::new(&g, x), out);
+        }
+    });
+    Ok(())
+}
+
+/// Convolves each channel with its `m` filters: `load` copies a channel (counted over the batch) into planes, and
+/// `finish(filter, at, sums, out)` writes a row of outputs that begins with element `at`.
+fn run_depthwise<O: Element>(
+    cpu: &Cpu,
+    g: &Geometry,
+    m: usize,
+    filters: usize,
+    w: &[f32],
+    load: impl Fn(&Depthwise<'_>, usize, &mut [f32]) + Sync,
+    out: &mut [O],
+    finish: impl Fn(usize, usize, &mut [f32], &mut [O]) + Sync,
+) {
+    let depthwise = Depthwise::new(g);
+    let (n, taps) = (g.output_len(), g.taps());
+    let init = || cpu.scratch.take(depthwise.room() * size_of::<f32>());
+    let shared = parallel::SharedMut::new(out);
+    parallel::for_each_with(cpu.threads(), g.batch * g.channels, init, |room, channel| {
+        let room: &mut [f32] = bytemuck::cast_slice_mut(room.as_mut_slice());
+        load(&depthwise, channel, room);
+        for plane in channel * m..(channel + 1) * m {
+            let filter = plane % filters;
+            depthwise.run(&w[filter * taps..][..taps], room, |at, sums| {
+                let at = plane * n + at;
+                // SAFETY: each row of each plane is written once.
+                finish(filter, at, sums, unsafe { shared.slice(at, sums.len()) });
+            });
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,207 @@
+//! The blocked product that all matrix and convolution kernels share.
+//!
+//! The output is cut into blocks, one task each. A task goes over K in stretches; for each it takes the panels of `b`
+//! (packed beforehand, or filled then and there) and multiplies them with all its panels of `a` into an accumulator
+//! block that stays in the second-level cache. When K is through, each row of the block goes to `store`, which scales,
+//! adds the bias and so on, and writes to the output: so the epilogue reads warm cache, whatever it does. The scheme is
+//! Goto and van de Geijn's ("Anatomy of High-Performance Matrix Multiplication", 2008).
+
+use std::ops::Range;
+
+use super::kernel::{Kernel, Number};
+use crate::cpu::parallel;
+use crate::tensor::BufferPool;
+
+/// Threads and scratch memory for one product.
+#[derive(Clone, Copy)]
+pub(crate) struct Context<'a> {
+    /// Threads that may work on it.
+    pub(crate) threads: usize,
+    /// Memory to borrow.
+    pub(crate) scratch: &'a BufferPool,
+}
+
+impl Context<'_> {
+    /// The same memory, this thread only: for work that is split further out.
+    pub(crate) fn single(self) -> Self {
+        Context { threads: 1, ..self }
+    }
+}
+
+/// Rows cut into panels whose heights differ by one at most, so that no tile is left nearly empty: 50 rows are five
+/// panels of 6 and four of 5.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RowPanels {
+    rows: usize,
+    /// How many.
+    pub(crate) count: usize,
+}
+
+impl RowPanels {
+    /// `rows` rows in the fewest panels of up to `mr`.
+    pub(crate) fn new(rows: usize, mr: usize) -> Self {
+        RowPanels { rows, count: rows.div_ceil(mr) }
+    }
+
+    /// The first row of panel `i`; for `i = count` the end.
+    pub(crate) fn start(self, i: usize) -> usize {
+        let (height, more) = (self.rows / self.count.max(1), self.rows % self.count.max(1));
+        i * height + i.min(more)
+    }
+
+    /// The rows of panel `i`.
+    pub(crate) fn range(self, i: usize) -> Range<usize> {
+        self.start(i)..self.start(i + 1)
+    }
+}
+
+/// The right-hand side of a product, in panels of `nr` columns.
+pub(crate) trait Columns<T: Number>: Sync {
+    /// Whether `block` writes into `room`.
+    fn needs_room(&self) -> bool;
+
+    /// The elements `k` (a range that starts at a multiple of the step; its end may lie in the padding of K) of the
+    /// panels `panels`: panel i of them starts at i times the second result and is `[k / STEP][nr][STEP]`. `room` holds
+    /// `panels.len() * k.len() * nr` elements if `needs_room`. Padding must be zero.
+    fn block<'s>(&'s self, nr: usize, k: Range<usize>, panels: Range<usize>, room: &'s mut [T]) -> (&'s [T], usize);
+}
+
+/// Panels packed over the whole of K.
+pub(crate) struct PackedColumns<'a, T> {
+    /// The panels, one after another.
+    pub(crate) data: &'a [T],
+    /// K, rounded up to a multiple of the step.
+    pub(crate) k: usize,
+}
+
+impl<T: Number> Columns<T> for PackedColumns<'_, T> {
+    fn needs_room(&self) -> bool {
+        false
+    }
+
+    fn block<'s>(&'s self, nr: usize, k: Range<usize>, panels: Range<usize>, _: &'s mut [T]) -> (&'s [T], usize) {
+        let stride = self.k * nr;
+        (&self.data[panels.start * stride + k.start * nr..], stride)
+    }
+}
+
+/// Panels of rows and of columns that a task takes.
+#[derive(Debug, PartialEq, Eq)]
+struct Blocking {
+    rows: usize,
+    columns: usize,
+}
+
+/// Rows of a block at most: their share of a stretch of `a` fits the second-level cache.
+const MAX_ROWS: usize = 384;
+/// Columns of a block at most.
+const MAX_COLUMNS: usize = 256;
+/// Elements of the accumulator block at most.
+const MAX_ACCUMULATORS: usize = 48 << 10;
+
+/// Chooses blocks for `m` x `n` outputs, given the tile and the threads.
+fn blocking(m: usize, n: usize, mr: usize, nr: usize, threads: usize) -> Blocking {
+    let (row_panels, column_panels) = (m.div_ceil(mr).max(1), n.div_ceil(nr).max(1));
+    let even = |panels: usize, blocks: usize| panels.div_ceil(blocks.clamp(1, panels));
+    let rows = even(row_panels, m.div_ceil(MAX_ROWS));
+    let room = (MAX_ACCUMULATORS / (rows * mr)).min(MAX_COLUMNS) / nr;
+    let mut blocks = column_panels.div_ceil(room.max(1));
+    let row_blocks = row_panels.div_ceil(rows);
+    let wanted = if threads > 1 { threads * 3 } else { 1 };
+    if row_blocks * blocks < wanted {
+        blocks = wanted.div_ceil(row_blocks);
+    }
+    let columns = even(column_panels, blocks);
+    let column_blocks = column_panels.div_ceil(columns);
+    let rows =
+        if row_blocks * column_blocks < wanted { even(row_panels, wanted.div_ceil(column_blocks)) } else { rows };
+    Blocking { rows, columns }
+}
+
+/// Multiplies `m` x `k` by `k` x `n`. `a` is packed in [`RowPanels`] over the whole of K rounded up to the step.
+///
+/// `store(row, column, sums)` is called once for each row and each of its blocks; it may use `sums` as it likes.
+pub(crate) fn multiply<T: Number>(
+    cx: Context<'_>,
+    kernel: &Kernel<T>,
+    (m, n, k): (usize, usize, usize),
+    a: &[T],
+    b: &(impl Columns<T> + ?Sized),
+    store: impl Fn(usize, usize, &mut [T::Acc]) + Sync,
+) {
+    if m == 0 || n == 0 {
+        return;
+    }
+    let (mr, nr) = (kernel.mr, kernel.nr);
+    let k = k.next_multiple_of(T::STEP);
+    let block = blocking(m, n, mr, nr, cx.threads);
+    let row_panels = RowPanels::new(m, mr);
+    let column_panels = n.div_ceil(nr);
+    let (row_blocks, column_blocks) = (row_panels.count.div_ceil(block.rows), column_panels.div_ceil(block.columns));
+    let stretches = k.div_ceil(T::K_BLOCK).max(1);
+    let stretch = k.div_ceil(stretches).next_multiple_of(T::STEP);
+    let room = if b.needs_room() { block.columns * nr * stretch } else { 0 };
+    let width = block.columns * nr;
+    let init = || {
+        let accumulators = cx.scratch.take(block.rows * mr * width * size_of::<T::Acc>());
+        (accumulators, cx.scratch.take(room * size_of::<T>()))
+    };
+    parallel::for_each_with(cx.threads, row_blocks * column_blocks, init, |(accumulators, room), task| {
+        // Neighbouring tasks share columns: b, the larger operand as a rule, is then read from memory once.
+        let (column_block, row_block) = (task / row_blocks, task % row_blocks);
+        let rows = row_block * block.rows..((row_block + 1) * block.rows).min(row_panels.count);
+        let columns = column_block * block.columns..((column_block + 1) * block.columns).min(column_panels);
+        let first_row = row_panels.start(rows.start);
+        let accumulators: &mut [T::Acc] = bytemuck::cast_slice_mut(accumulators.as_mut_slice());
+        if k == 0 {
+            accumulators.fill(T::Acc::default());
+        }
+        let mut from = 0;
+        while from < k {
+            let to = (from + stretch).min(k);
+            let (b, b_stride) = b.block(nr, from..to, columns.clone(), bytemuck::cast_slice_mut(room.as_mut_slice()));
+            for j in 0..columns.len() {
+                let b = &b[j * b_stride..][..(to - from) * nr];
+                for i in rows.clone() {
+                    let range = row_panels.range(i);
+                    let a = &a[i * k * mr + from * mr..][..(to - from) * mr];
+                    let c = &mut accumulators[(range.start - first_row) * width + j * nr..];
+                    kernel.run(range.len(), to - from, a, b, c, width, from > 0);
+                }
+            }
+            from = to;
+        }
+        let first_column = columns.start * nr;
+        let used = (columns.end * nr).min(n) - first_column;
+        for row in first_row..row_panels.start(rows.end) {
+            store(row, first_column, &mut accumulators[(row - first_row) * width..][..used]);
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn panels_are_even() {
+        let p = RowPanels::new(50, 6);
+        let heights: Vec<usize> = (0..p.count).map(|i| p.range(i).len()).collect();
+        assert_eq!(heights, [6, 6, 6, 6, 6, 5, 5, 5, 5]);
+        assert_eq!(p.start(p.count), 50);
+        assert_eq!(RowPanels::new(0, 6).start(0), 0);
+    }
+
+    #[test]
+    fn blocks_cover_and_feed_all_threads() {
+        for (m, n) in [(1, 1), (1, 4096), (50, 768), (50, 3072), (400, 3072), (4096, 16), (64, 12544), (2048, 49)] {
+            for threads in [1, 2, 8] {
+                let b = blocking(m, n, 6, 16, threads);
+                assert!(b.rows >= 1 && b.columns >= 1 && b.rows * 6 <= MAX_ROWS + 6 && b.columns * 16 <= MAX_COLUMNS);
+                assert!(b.rows * 6 * b.columns * 16 <= MAX_ACCUMULATORS + 6 * MAX_COLUMNS);
+                let tasks = m.div_ceil(6).div_ceil(b.rows) * n.div_ceil(16).div_ceil(b.columns);
+                assert!(tasks >= threads.min(m.div_ceil(6) * n.div_ceil(16)), "{m}x{n} {threads}: {b:?}");
+            }
+        }
+    }
+}

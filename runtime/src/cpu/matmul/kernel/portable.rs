@@ -1,0 +1,81 @@
+//! Tiles in plain Rust that compilers turn into vector code: aarch64 (NEON) and machines without the extensions that
+//! the other files use.
+
+use super::{Kernel, by_rows};
+
+/// aarch64 has 32 vector registers, so that 8 rows of two vectors fit; others have 16.
+const MR: usize = if cfg!(target_arch = "aarch64") { 8 } else { 4 };
+const NR: usize = 8;
+
+/// Any machine.
+pub(super) static F32: Kernel<f32> = Kernel { name: "f32 portable", mr: MR, nr: NR, run: f32_tile };
+/// Any machine.
+pub(super) static I16: Kernel<i16> = Kernel { name: "i16 portable", mr: MR, nr: NR, run: i16_tile };
+
+/// `x * y + z`, fused where that is one instruction (elsewhere it would be a call).
+#[inline(always)]
+fn multiply_add(x: f32, y: f32, z: f32) -> f32 {
+    if cfg!(target_arch = "aarch64") { x.mul_add(y, z) } else { x * y + z }
+}
+
+macro_rules! tile {
+    ($tile:ident, $rows_fn:ident, $t:ty, $acc:ty, $step:literal, $product:ident, $sum:expr) => {
+        /// # Safety
+        /// The contract of [`Kernel`]'s `run`.
+        unsafe fn $tile(
+            rows: usize,
+            steps: usize,
+            a: *const $t,
+            b: *const $t,
+            c: *mut $acc,
+            c_stride: usize,
+            add: bool,
+        ) {
+            // SAFETY: the contract gives these lengths; no other reference to c exists while the kernel runs.
+            let (a, b, c) = unsafe {
+                (
+                    std::slice::from_raw_parts(a, steps * MR * $step),
+                    std::slice::from_raw_parts(b, steps * NR * $step),
+                    std::slice::from_raw_parts_mut(c, (rows - 1) * c_stride + NR),
+                )
+            };
+            #[cfg(target_arch = "aarch64")]
+            by_rows!(rows, $rows_fn, (a, b, c, c_stride, add), 1 2 3 4 5 6 7 8);
+            #[cfg(not(target_arch = "aarch64"))]
+            by_rows!(rows, $rows_fn, (a, b, c, c_stride, add), 1 2 3 4);
+        }
+
+        #[inline]
+        fn $rows_fn<const R: usize>(a: &[$t], b: &[$t], c: &mut [$acc], c_stride: usize, add: bool) {
+            let mut acc = [[<$acc>::default(); NR]; R];
+            for (a, b) in a.as_chunks::<{ MR * $step }>().0.iter().zip(b.as_chunks::<{ NR * $step }>().0) {
+                for r in 0..R {
+                    for j in 0..NR {
+                        acc[r][j] = $product(acc[r][j], &a[r * $step..], &b[j * $step..]);
+                    }
+                }
+            }
+            let sum = $sum;
+            for (c, acc) in c.chunks_mut(c_stride).zip(&acc) {
+                for (c, &acc) in c.iter_mut().zip(acc) {
+                    *c = if add { sum(*c, acc) } else { acc };
+                }
+            }
+        }
+    };
+}
+
+/// One step of a sum: one product of f32.
+#[inline(always)]
+fn f32_product(z: f32, x: &[f32], y: &[f32]) -> f32 {
+    multiply_add(x[0], y[0], z)
+}
+
+/// One step of a sum: two products of integers.
+#[inline(always)]
+fn i16_product(z: i32, x: &[i16], y: &[i16]) -> i32 {
+    z.wrapping_add(x[0] as i32 * y[0] as i32).wrapping_add(x[1] as i32 * y[1] as i32)
+}
+
+tile!(f32_tile, f32_rows, f32, f32, 1, f32_product, |x: f32, y: f32| x + y);
+tile!(i16_tile, i16_rows, i16, i32, 2, i16_product, |x: i32, y: i32| x.wrapping_add(y));

@@ -1,0 +1,88 @@
+//! Packed forms of a model's constants, made at first use and shared by all runs of a session.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::tensor::{AlignedBytes, ConstantId};
+
+/// What a constant was packed into. Shapes are part of it because one constant may be read through several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Form {
+    /// f32 panels of columns of `matrices` matrices of `k` x `n`.
+    Columns { matrices: usize, k: usize, n: usize, transposed: bool },
+    /// f32 panels of rows: `groups` matrices of `m` x `k`.
+    Rows { groups: usize, m: usize, k: usize },
+    /// Panels of columns in bytes.
+    ByteColumns { matrices: usize, k: usize, n: usize },
+    /// 16-bit panels of rows less the zero points of the constant `zero`.
+    WideRows { groups: usize, m: usize, k: usize, zero: Option<ConstantId> },
+}
+
+/// Packed constants by identity and form.
+#[derive(Default)]
+pub(crate) struct PackCache {
+    entries: Mutex<HashMap<(ConstantId, Form), Arc<AlignedBytes>>>,
+}
+
+impl PackCache {
+    /// The packed form of constant `id`, from the cache or made by `pack`, which fills `len` zero bytes.
+    ///
+    /// The lock is not held while packing, because that may use threads that wait for it themselves; two runs that
+    /// meet here at first use may both pack, and one result is dropped.
+    pub(crate) fn get(
+        &self,
+        id: ConstantId,
+        form: Form,
+        len: usize,
+        pack: impl FnOnce(&mut [u8]),
+    ) -> Arc<AlignedBytes> {
+        let lock = || self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(found) = lock().get(&(id, form)) {
+            return found.clone();
+        }
+        let mut bytes = AlignedBytes::zeroed(len);
+        pack(bytes.as_mut_slice());
+        lock().entry((id, form)).or_insert_with(|| Arc::new(bytes)).clone()
+    }
+
+    /// Bytes held.
+    #[allow(dead_code)]
+    pub(crate) fn bytes(&self) -> usize {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner).values().map(|b| b.len()).sum()
+    }
+}
+
+/// A packed operand: of a constant, from the cache; otherwise in scratch memory for one call.
+pub(crate) enum Packed {
+    /// Shared.
+    Cached(Arc<AlignedBytes>),
+    /// For this call.
+    Scratch(AlignedBytes),
+}
+
+impl Packed {
+    /// The elements.
+    pub(crate) fn as_slice<T: bytemuck::Pod>(&self) -> &[T] {
+        bytemuck::cast_slice(match self {
+            Packed::Cached(bytes) => bytes.as_slice(),
+            Packed::Scratch(bytes) => bytes.as_slice(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packs_once_for_each_form() {
+        let cache = PackCache::default();
+        let form = Form::Columns { matrices: 1, k: 2, n: 3, transposed: false };
+        let first = cache.get(ConstantId(1), form, 100, |b| b[99] = 7);
+        let again = cache.get(ConstantId(1), form, 100, |_| unreachable!());
+        assert!(Arc::ptr_eq(&first, &again) && again.as_slice()[99] == 7);
+        cache.get(ConstantId(1), Form::Rows { groups: 1, m: 2, k: 3 }, 20, |_| ());
+        cache.get(ConstantId(2), form, 100, |_| ());
+        assert_eq!(cache.bytes(), 220);
+    }
+}

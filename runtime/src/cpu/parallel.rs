@@ -1,0 +1,132 @@
+//! Splits a kernel's work over the threads of one fixed pool.
+//!
+//! The pool is made once in a process and shared by all sessions, so no thread is spawned while a model runs. The
+//! calling thread works too: `threads` workers take tasks from one counter until none is left, which balances tasks of
+//! different lengths and keeps a session to the number of threads it was given. Without the feature `threads`, with
+//! one thread, or where threads cannot be made, it is a plain loop.
+
+/// Calls `task(i)` for each `i` of `0..tasks`, on up to `threads` threads.
+pub(crate) fn for_each(threads: usize, tasks: usize, task: impl Fn(usize) + Sync) {
+    for_each_with(threads, tasks, || (), |(), i| task(i));
+}
+
+/// The same with a state that each worker makes once, for scratch memory.
+pub(crate) fn for_each_with<S>(
+    threads: usize,
+    tasks: usize,
+    init: impl Fn() -> S + Sync,
+    task: impl Fn(&mut S, usize) + Sync,
+) {
+    let workers = threads.min(tasks);
+    #[cfg(feature = "threads")]
+    if workers > 1
+        && let Some(pool) = pool()
+    {
+        let next = std::sync::atomic::AtomicUsize::new(0);
+        let work = || {
+            let mut state = None;
+            loop {
+                let i = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                if i >= tasks {
+                    return;
+                }
+                task(state.get_or_insert_with(&init), i);
+            }
+        };
+        pool.in_place_scope(|scope| {
+            for _ in 1..workers {
+                scope.spawn(|_| work());
+            }
+            work();
+        });
+        return;
+    }
+    if workers > 0 {
+        let mut state = init();
+        (0..tasks).for_each(|i| task(&mut state, i));
+    }
+}
+
+/// Calls `task(i, chunk)` for each chunk of `size` elements (the last may be shorter), on up to `threads` threads.
+pub(crate) fn for_each_chunk<T: Send>(
+    threads: usize,
+    data: &mut [T],
+    size: usize,
+    task: impl Fn(usize, &mut [T]) + Sync,
+) {
+    let (len, size) = (data.len(), size.max(1));
+    let shared = SharedMut::new(data);
+    for_each(threads, len.div_ceil(size), |i| {
+        let at = i * size;
+        // SAFETY: chunk i is [i * size, (i + 1) * size), which no other task touches.
+        task(i, unsafe { shared.slice(at, size.min(len - at)) });
+    });
+}
+
+/// The pool: one thread fewer than there are cores, because the caller works as well.
+#[cfg(feature = "threads")]
+fn pool() -> Option<&'static rayon::ThreadPool> {
+    static POOL: std::sync::OnceLock<Option<rayon::ThreadPool>> = std::sync::OnceLock::new();
+    let make = || {
+        let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+        let name = |i| format!("lenslet-{i}");
+        rayon::ThreadPoolBuilder::new().num_threads(cores.saturating_sub(1).max(1)).thread_name(name).build().ok()
+    };
+    POOL.get_or_init(make).as_ref()
+}
+
+/// A slice that tasks write disjoint parts of.
+pub(crate) struct SharedMut<'a, T> {
+    start: *mut T,
+    len: usize,
+    borrow: std::marker::PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: it only gives out parts through `slice`, whose contract forbids that two threads hold overlapping parts.
+unsafe impl<T: Send> Sync for SharedMut<'_, T> {}
+// SAFETY: as above; it is a mutable slice that can be copied around.
+unsafe impl<T: Send> Send for SharedMut<'_, T> {}
+
+impl<'a, T> SharedMut<'a, T> {
+    /// Takes the exclusive borrow of `data` for as long as parts are given out.
+    pub(crate) fn new(data: &'a mut [T]) -> Self {
+        SharedMut { start: data.as_mut_ptr(), len: data.len(), borrow: std::marker::PhantomData }
+    }
+
+    /// The elements from `at` on. Panics if they reach past the end.
+    ///
+    /// # Safety
+    /// No other part given out that is still in use may overlap this one.
+    #[allow(clippy::mut_from_ref)]
+    pub(crate) unsafe fn slice(&self, at: usize, len: usize) -> &mut [T] {
+        assert!(at <= self.len && len <= self.len - at, "a part reaches past the end");
+        // SAFETY: the range lies inside the slice borrowed by `new`; the caller rules out overlaps.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(at), len) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_task_runs_once() {
+        for threads in [1, 2, 5] {
+            let mut hits = vec![0u32; 1001];
+            for_each_chunk(threads, &mut hits, 7, |i, chunk| chunk.iter_mut().for_each(|h| *h += 1 + i as u32));
+            assert!(hits.iter().enumerate().all(|(i, &h)| h == 1 + (i / 7) as u32));
+            for_each_chunk(threads, &mut [0u8; 0], 7, |_, _| unreachable!());
+        }
+    }
+
+    #[test]
+    fn nests() {
+        let sum = std::sync::atomic::AtomicUsize::new(0);
+        for_each(4, 10, |i| {
+            for_each(4, 10, |j| {
+                sum.fetch_add(i * 10 + j, std::sync::atomic::Ordering::Relaxed);
+            });
+        });
+        assert_eq!(sum.into_inner(), 4950);
+    }
+}

@@ -1,0 +1,75 @@
+// The search page as scripts see it. What they rely on, so keep it in web/apps/search:
+//
+//   #app                     data-state="loading|indexing|ready|error", data-device="webgpu|wasm",
+//                            data-gallery="photos|emoji"; ready means that the gallery is indexed
+//   [data-gallery-button=G]  shows gallery G
+//   input[type=search]       searches as one types
+//   #results                 data-query: the query whose results are shown; data-ms: how long it took
+//   #results [data-path]     one a tile, best first, with data-score
+
+const QUERY_TIMEOUT_MS = 60_000;
+
+/** Drives the page and reads it. */
+export class SearchPage {
+  #page;
+  #timeout;
+
+  /**
+   * @param {import("playwright-core").Page} page
+   * @param {number} timeout milliseconds that indexing may take
+   */
+  constructor(page, timeout) {
+    this.#page = page;
+    this.#timeout = timeout;
+  }
+
+  /** Shows a gallery and waits until it is indexed. */
+  async openGallery(gallery) {
+    await this.#page.click(`[data-gallery-button="${gallery}"]`);
+    const reached = await this.#page.waitForFunction(
+      (name) => {
+        const app = document.querySelector("#app");
+        const done = ["ready", "error"].includes(app?.dataset.state);
+        return app?.dataset.gallery === name && done ? app.dataset.state : undefined;
+      },
+      gallery,
+      { timeout: this.#timeout, polling: 100 },
+    );
+    if ((await reached.jsonValue()) === "error") {
+      const text = await this.#page.innerText("#app");
+      throw new Error(`the page reports an error:\n${text.slice(0, 2000)}`);
+    }
+  }
+
+  /** Types a query and reads the first five tiles. */
+  async ask(query) {
+    const field = this.#page.locator("input[type=search]");
+    await field.fill("");
+    await field.pressSequentially(query);
+    await this.#page.waitForFunction(
+      (text) => document.querySelector("#results")?.dataset.query === text,
+      query,
+      { timeout: QUERY_TIMEOUT_MS, polling: 20 },
+    );
+    return await this.#page.evaluate(() => {
+      const results = document.querySelector("#results");
+      const tiles = [...results.querySelectorAll("[data-path]")].slice(0, 5);
+      return {
+        top5: tiles.map((tile) => tile.dataset.path),
+        scores: tiles.map((tile) => Number(tile.dataset.score)),
+        ms: Number(results.dataset.ms),
+      };
+    });
+  }
+
+  /** Waits until pictures are loaded and movement has ended, for a screenshot. */
+  async settle() {
+    await this.#page.waitForLoadState("networkidle");
+    await this.#page.waitForTimeout(500);
+  }
+
+  /** The device that computes. */
+  async device() {
+    return await this.#page.getAttribute("#app", "data-device");
+  }
+}

@@ -1,0 +1,147 @@
+//! `cargo xtask build-web`: the wasm modules of the npm package.
+//!
+//! Each variant is compiled by cargo into a target directory of its own (two builds that differ in
+//! `RUSTFLAGS` would overwrite each other's module), goes through wasm-bindgen, then through wasm-opt where
+//! a suitable one is installed, and lands in `web/pkg` with the JavaScript that loads it. What has not
+//! changed is not done again: cargo sees to its part, a stamp to the rest.
+
+mod bindgen;
+mod sizes;
+mod stamp;
+mod wasm_opt;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::error::Error;
+use crate::process;
+use crate::setup::{self, Component, wasm};
+use crate::workspace::Workspace;
+use sizes::Sizes;
+use stamp::Stamp;
+use wasm_opt::WasmOpt;
+
+/// What the project promises: a module of at most five megabytes.
+const MAX_RAW_BYTES: u64 = 5_000_000;
+
+/// The options of `cargo xtask build-web`.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Options {
+    /// Build the test suite's module instead of the package's.
+    pub(crate) test_suite: bool,
+    /// Do not run wasm-opt.
+    pub(crate) no_wasm_opt: bool,
+}
+
+/// One of the modules that a browser chooses from by what it supports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Variant {
+    /// The module's file name without its extension.
+    name: &'static str,
+    /// The folder below cargo's target directory.
+    target_dir: &'static str,
+    features: &'static str,
+}
+
+const RELAXED: Variant = Variant {
+    name: "lenslet_relaxed",
+    target_dir: "web-relaxed",
+    features: "+simd128,+relaxed-simd,+bulk-memory,+nontrapping-fptoint",
+};
+
+const SIMD: Variant =
+    Variant { name: "lenslet_simd", target_dir: "web-simd", features: "+simd128,+bulk-memory,+nontrapping-fptoint" };
+
+/// Installs what a build needs.
+pub(crate) fn prepare(workspace: &Workspace) -> Result<(), Error> {
+    eprintln!("Checking what the browser build needs:");
+    setup::run(workspace, &[Component::Wasm])
+}
+
+/// Builds what `options` asks for and prints the sizes.
+pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<(), Error> {
+    let toolchain = wasm::Toolchain::find(workspace).ok_or_else(|| Error::Missing {
+        what: "a Rust compiler for wasm",
+        why: format!("rustc has no standard library for {}", wasm::TARGET),
+        remedy: "run `cargo xtask setup`".to_owned(),
+    })?;
+    // The suite checks kernels, which the relaxed module has in all their variants, and is built with the
+    // settings of `release`: linking the whole program at once would only make the tests start later.
+    let (variants, profile, out_dir): (&[Variant], _, _) =
+        if options.test_suite { (&[RELAXED], "release", "web/pkg-test") } else { (&[RELAXED, SIMD], "web", "web/pkg") };
+    let optimizer = if options.test_suite || options.no_wasm_opt { None } else { WasmOpt::find() };
+    let out_dir = workspace.path(out_dir);
+    fs::create_dir_all(&out_dir).map_err(Error::io("create", &out_dir))?;
+
+    let mut sizes = Vec::new();
+    for &variant in variants {
+        let module = compile(workspace, &toolchain, variant, profile, options.test_suite)?;
+        let stamp_path = stamp_path(workspace, variant, profile, options.test_suite);
+        sizes.push((variant, package(variant, &module, &out_dir, optimizer.as_ref(), &stamp_path)?));
+    }
+    eprintln!("{}:", out_dir.display());
+    for (variant, sizes) in &sizes {
+        eprintln!("  {}.wasm  {sizes}", variant.name);
+    }
+    if options.test_suite {
+        return Ok(());
+    }
+    sizes.iter().find(|(_, sizes)| sizes.raw > MAX_RAW_BYTES).map_or(Ok(()), |(variant, sizes)| {
+        Err(Error::TooBig { file: format!("{}.wasm", variant.name), size: sizes.raw, limit: MAX_RAW_BYTES })
+    })
+}
+
+/// Compiles a variant and returns cargo's module.
+fn compile(
+    workspace: &Workspace,
+    toolchain: &wasm::Toolchain,
+    variant: Variant,
+    profile: &str,
+    test_suite: bool,
+) -> Result<PathBuf, Error> {
+    // The suite's build shares its directory with the native one: they meet in `target/release`, where
+    // build scripts and procedural macros are compiled for both.
+    let target_dir =
+        if test_suite { workspace.target().to_owned() } else { workspace.target().join(variant.target_dir) };
+    eprintln!("Compiling {} (profile {profile}) ...", variant.name);
+    let mut command = toolchain.build(workspace);
+    command
+        .args(["--package", "lenslet-web", "--lib", "--profile", profile, "--target-dir"])
+        .arg(&target_dir)
+        // Takes the place of what .cargo/config.toml says for the target.
+        .env("RUSTFLAGS", format!("-C target-feature={}", variant.features))
+        .env_remove("CARGO_ENCODED_RUSTFLAGS");
+    if test_suite {
+        command.args(["--features", "test-suite"]);
+    }
+    process::run("compiling lenslet-web", &mut command)?;
+    Ok(target_dir.join(wasm::TARGET).join(profile).join("lenslet_web.wasm"))
+}
+
+/// Turns cargo's module into the package's files, unless they were made from the same module already.
+fn package(
+    variant: Variant,
+    module: &Path,
+    out_dir: &Path,
+    optimizer: Option<&WasmOpt>,
+    stamp_path: &Path,
+) -> Result<Sizes, Error> {
+    let bytes = fs::read(module).map_err(Error::io("read", module))?;
+    let stamp = Stamp::new(&bytes, optimizer.map(WasmOpt::version));
+    let wasm = out_dir.join(format!("{}.wasm", variant.name));
+    if let Some(sizes) = stamp.recorded(stamp_path, &wasm) {
+        return Ok(sizes);
+    }
+    bindgen::run(variant.name, module, bytes, out_dir)?;
+    if let Some(optimizer) = optimizer {
+        optimizer.run(&wasm);
+    }
+    let sizes = Sizes::of(&wasm)?;
+    stamp.record(stamp_path, &sizes)?;
+    Ok(sizes)
+}
+
+fn stamp_path(workspace: &Workspace, variant: Variant, profile: &str, test_suite: bool) -> PathBuf {
+    let suffix = if test_suite { "-test" } else { "" };
+    workspace.records().join(format!("{}-{profile}{suffix}.stamp", variant.name))
+}

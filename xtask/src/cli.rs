@@ -1,0 +1,202 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use lexopt::prelude::*;
+
+use crate::browser::Device;
+use crate::error::Error;
+
+/// What `cargo xtask` without arguments prints.
+pub(crate) const USAGE: &str = "\
+Usage: cargo xtask TASK [OPTIONS]
+
+Tasks:
+  setup       Check this machine for what the other tasks need and install what can be installed
+  build-web   Build the WebAssembly package into web/pkg
+                --test-suite       with the test suite's entry points, into web/pkg-test
+                --no-wasm-opt      leave out wasm-opt even where a suitable one is installed
+  test        Run every check: formatting, lints, documentation, tests, browsers, the demo
+                --quick            only the stages that need no browser build
+                --only NAME        only this stage and those that it needs (may be repeated)
+                --list             print the stages and stop
+  suite       Run the test suite in headless Chromium
+                --device DEVICE    wasm or webgpu (default: wasm)
+                --filter TEXT      only cases whose name contains TEXT
+                --report FILE      where to write the report (default: target/xtask/suite-DEVICE.json)
+  demo        Build and serve the search page, and print its address
+                --port N           the port (default: any free one)
+                --isolated         serve it cross-origin isolated (COOP and COEP)
+                --check            instead drive the page in headless Chromium, print the result as JSON
+                                   and fail if more than two searches miss
+                --device DEVICE    for --check: auto, wasm or webgpu (default: auto)
+                --screenshot FILE  for --check: save a picture of the page
+  serve DIR   Serve a folder on 127.0.0.1 (--port, --isolated as above)";
+
+/// A parsed command line.
+#[derive(Debug)]
+pub(crate) enum Task {
+    Help,
+    Setup,
+    BuildWeb(crate::build_web::Options),
+    Test(crate::test::Options),
+    Suite(crate::suite::Options),
+    Demo(crate::demo::Options),
+    Serve(crate::serve::Options),
+}
+
+/// Reads the command line.
+pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Result<Task, Error> {
+    let mut parser = lexopt::Parser::from_args(args);
+    parse_task(&mut parser).map_err(|error| Error::Usage(error.to_string()))
+}
+
+fn parse_task(parser: &mut lexopt::Parser) -> Result<Task, lexopt::Error> {
+    let name = match parser.next()? {
+        None | Some(Long("help") | Short('h')) => return Ok(Task::Help),
+        Some(Value(name)) => name.string()?,
+        Some(other) => return Err(other.unexpected()),
+    };
+    match name.as_str() {
+        "help" => Ok(Task::Help),
+        "setup" => no_more(parser, Task::Setup),
+        "build-web" => build_web(parser),
+        "test" => test(parser),
+        "suite" => suite(parser),
+        "demo" => demo(parser),
+        "serve" => serve(parser),
+        _ => Err(format!("there is no task `{name}`").into()),
+    }
+}
+
+fn no_more(parser: &mut lexopt::Parser, task: Task) -> Result<Task, lexopt::Error> {
+    match parser.next()? {
+        None => Ok(task),
+        Some(Long("help") | Short('h')) => Ok(Task::Help),
+        Some(other) => Err(other.unexpected()),
+    }
+}
+
+fn build_web(parser: &mut lexopt::Parser) -> Result<Task, lexopt::Error> {
+    let mut options = crate::build_web::Options::default();
+    while let Some(arg) = parser.next()? {
+        match arg {
+            Long("test-suite") => options.test_suite = true,
+            Long("no-wasm-opt") => options.no_wasm_opt = true,
+            Long("help") | Short('h') => return Ok(Task::Help),
+            other => return Err(other.unexpected()),
+        }
+    }
+    Ok(Task::BuildWeb(options))
+}
+
+fn test(parser: &mut lexopt::Parser) -> Result<Task, lexopt::Error> {
+    let mut options = crate::test::Options::default();
+    while let Some(arg) = parser.next()? {
+        match arg {
+            Long("quick") => options.quick = true,
+            Long("only") => options.only.push(parser.value()?.string()?),
+            Long("list") => options.list = true,
+            Long("help") | Short('h') => return Ok(Task::Help),
+            other => return Err(other.unexpected()),
+        }
+    }
+    Ok(Task::Test(options))
+}
+
+fn suite(parser: &mut lexopt::Parser) -> Result<Task, lexopt::Error> {
+    let mut options = crate::suite::Options::default();
+    while let Some(arg) = parser.next()? {
+        match arg {
+            Long("device") => match parser.value()?.parse()? {
+                Device::Auto => return Err("the suite needs --device wasm or webgpu".into()),
+                device => options.device = device,
+            },
+            Long("filter") => options.filter = Some(parser.value()?.string()?),
+            Long("report") => options.report = Some(PathBuf::from(parser.value()?)),
+            Long("help") | Short('h') => return Ok(Task::Help),
+            other => return Err(other.unexpected()),
+        }
+    }
+    Ok(Task::Suite(options))
+}
+
+fn demo(parser: &mut lexopt::Parser) -> Result<Task, lexopt::Error> {
+    let mut options = crate::demo::Options::default();
+    while let Some(arg) = parser.next()? {
+        match arg {
+            Long("check") => options.check = true,
+            Long("device") => options.device = parser.value()?.parse()?,
+            Long("screenshot") => options.screenshot = Some(PathBuf::from(parser.value()?)),
+            Long("port") => options.port = parser.value()?.parse()?,
+            Long("isolated") => options.isolated = true,
+            Long("help") | Short('h') => return Ok(Task::Help),
+            other => return Err(other.unexpected()),
+        }
+    }
+    if !options.check && (options.screenshot.is_some() || options.device != Device::Auto) {
+        return Err("--screenshot and --device are for demo --check".into());
+    }
+    Ok(Task::Demo(options))
+}
+
+fn serve(parser: &mut lexopt::Parser) -> Result<Task, lexopt::Error> {
+    let mut options = crate::serve::Options::default();
+    let mut root = None;
+    while let Some(arg) = parser.next()? {
+        match arg {
+            Value(dir) if root.is_none() => root = Some(PathBuf::from(dir)),
+            Long("port") => options.port = parser.value()?.parse()?,
+            Long("isolated") => options.isolated = true,
+            Long("help") | Short('h') => return Ok(Task::Help),
+            other => return Err(other.unexpected()),
+        }
+    }
+    options.root = root.ok_or("serve needs the folder to serve")?;
+    Ok(Task::Serve(options))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse_words(words: &str) -> Result<Task, Error> {
+        parse(words.split_whitespace().map(OsString::from))
+    }
+
+    #[test]
+    fn no_argument_is_help() {
+        assert!(matches!(parse_words(""), Ok(Task::Help)));
+        assert!(matches!(parse_words("demo --help"), Ok(Task::Help)));
+    }
+
+    #[test]
+    fn options_reach_their_task() {
+        let Ok(Task::Demo(demo)) = parse_words("demo --check --device=webgpu --port 80") else {
+            panic!("demo does not parse");
+        };
+        assert!(demo.check && demo.device == Device::WebGpu && demo.port == 80);
+        let Ok(Task::Test(test)) = parse_words("test --only fmt --only doc") else {
+            panic!("test does not parse");
+        };
+        assert_eq!(test.only, ["fmt", "doc"]);
+    }
+
+    #[test]
+    fn mistakes_are_usage_errors() {
+        for words in [
+            "bake",
+            "setup now",
+            "demo --port ninety",
+            "demo --device cuda",
+            "demo --screenshot a.png",
+            "suite --device auto",
+            "serve",
+            "serve a b",
+        ] {
+            let error = parse_words(words).expect_err(words);
+            assert_eq!(error.exit_code(), 2, "{words}");
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! The stages of `cargo xtask test`.
+//!
+//! Quick ones first, so that a slip shows early. Everything native is built with the `release` profile,
+//! lints and documentation too: build scripts and procedural macros are then compiled once for all of them.
+
+use std::env;
+use std::path::PathBuf;
+use std::process::Command;
+
+use super::counts::Counter;
+use crate::browser::Device;
+use crate::setup;
+use crate::suite;
+use crate::workspace::Workspace;
+
+/// One step of the tests.
+#[derive(Debug)]
+pub(super) struct Stage {
+    pub(super) name: &'static str,
+    /// What it does, for the user.
+    pub(super) about: &'static str,
+    /// Whether it is part of `--quick`.
+    pub(super) quick: bool,
+    /// Stages that must have passed before.
+    pub(super) needs: &'static [&'static str],
+    /// A file without which this checkout has nothing to run here.
+    pub(super) requires: Option<&'static str>,
+    pub(super) command: fn(&Workspace) -> Command,
+    pub(super) counter: fn(&Workspace) -> Counter,
+}
+
+const WEB_PACKAGE: Option<&str> = Some("web/package.json");
+const SUITE_PAGE: Option<&str> = Some("tests/browser/suite/index.html");
+const SEARCH_PAGE: Option<&str> = Some("web/apps/search/package.json");
+
+/// All stages in the order in which they run; what a stage needs stands before it.
+pub(super) const STAGES: &[Stage] = &[
+    Stage {
+        name: "fmt",
+        about: "Rust code is formatted",
+        quick: true,
+        needs: &[],
+        requires: None,
+        command: |workspace| cargo(workspace, &["fmt", "--all", "--check"]),
+        counter: whole,
+    },
+    Stage {
+        name: "xtask",
+        about: "tests of xtask itself",
+        quick: true,
+        needs: &[],
+        requires: None,
+        // With the profile it was built with, or wasm-bindgen would be compiled again.
+        command: |workspace| cargo(workspace, &["test", "--profile", "xtask", "--package", "xtask"]),
+        counter: |_| Counter::CargoTest,
+    },
+    Stage {
+        name: "clippy",
+        about: "lints of all crates and targets",
+        quick: true,
+        needs: &[],
+        requires: None,
+        command: |workspace| {
+            cargo(workspace, &["clippy", "--release", "--workspace", "--all-targets", "--", "-D", "warnings"])
+        },
+        counter: whole,
+    },
+    Stage {
+        name: "doc",
+        about: "the documentation builds without warnings",
+        quick: true,
+        needs: &[],
+        requires: None,
+        command: |workspace| {
+            let mut command = cargo(
+                workspace,
+                &[
+                    "doc",
+                    "--release",
+                    "--workspace",
+                    // The library and the command are both called `lenslet`: one page would overwrite the
+                    // other.
+                    "--lib",
+                    "--no-deps",
+                    "--document-private-items",
+                ],
+            );
+            command.env("RUSTDOCFLAGS", "-D warnings");
+            command
+        },
+        counter: whole,
+    },
+    Stage {
+        name: "setup",
+        about: "what the other stages need is on this machine",
+        quick: false,
+        needs: &[],
+        requires: None,
+        command: |_| xtask(&["setup"]),
+        counter: whole,
+    },
+    Stage {
+        name: "rust",
+        about: "tests on the CPU and on Vulkan (lavapipe)",
+        quick: false,
+        needs: &["setup"],
+        requires: None,
+        command: rust_tests,
+        counter: |_| Counter::CargoTest,
+    },
+    Stage {
+        name: "clippy-wasm",
+        about: "lints of the browser's code",
+        quick: false,
+        needs: &["setup"],
+        requires: None,
+        command: |workspace| {
+            cargo(
+                workspace,
+                &[
+                    "clippy",
+                    "--release",
+                    "--package",
+                    "lenslet-web",
+                    "--features",
+                    "test-suite",
+                    "--target",
+                    setup::wasm::TARGET,
+                    "--",
+                    "-D",
+                    "warnings",
+                ],
+            )
+        },
+        counter: whole,
+    },
+    Stage {
+        name: "build-web",
+        about: "the browser package, and its size",
+        quick: false,
+        needs: &["setup"],
+        requires: None,
+        command: |_| xtask(&["build-web"]),
+        counter: whole,
+    },
+    Stage {
+        name: "web-check",
+        about: "types and lints of the TypeScript code",
+        quick: false,
+        needs: &["build-web"],
+        requires: WEB_PACKAGE,
+        command: |workspace| npm(workspace, &["run", "--silent", "check"]),
+        counter: whole,
+    },
+    Stage {
+        name: "web-test",
+        about: "tests of the TypeScript code",
+        quick: false,
+        needs: &["build-web"],
+        requires: WEB_PACKAGE,
+        command: |workspace| npm(workspace, &["--silent", "test"]),
+        counter: |_| Counter::NodeTest,
+    },
+    Stage {
+        name: "demo",
+        about: "the search page, used in headless Chromium",
+        quick: false,
+        needs: &["build-web"],
+        requires: SEARCH_PAGE,
+        command: |_| xtask(&["demo", "--check"]),
+        counter: whole,
+    },
+    Stage {
+        name: "build-suite",
+        about: "the browser suite's module",
+        quick: false,
+        needs: &["setup"],
+        requires: SUITE_PAGE,
+        command: |_| xtask(&["build-web", "--test-suite"]),
+        counter: whole,
+    },
+    Stage {
+        name: "suite-wasm",
+        about: "the suite on WASM in headless Chromium",
+        quick: false,
+        needs: &["build-suite"],
+        requires: SUITE_PAGE,
+        command: |workspace| run_suite(workspace, Device::Wasm),
+        counter: |workspace| suite_report(workspace, Device::Wasm),
+    },
+    Stage {
+        name: "suite-webgpu",
+        about: "the suite on WebGPU in headless Chromium",
+        quick: false,
+        needs: &["build-suite"],
+        requires: SUITE_PAGE,
+        command: |workspace| run_suite(workspace, Device::WebGpu),
+        counter: |workspace| suite_report(workspace, Device::WebGpu),
+    },
+];
+
+/// The names of `wanted` and of all stages that they need.
+pub(super) fn with_prerequisites(wanted: &[String]) -> Vec<&'static str> {
+    let mut names = Vec::new();
+    // Needs point backwards, so one pass from the end finds all of them.
+    for stage in STAGES.iter().rev() {
+        if wanted.iter().any(|name| name == stage.name) || names.contains(&stage.name) {
+            names.push(stage.name);
+            names.extend(stage.needs);
+        }
+    }
+    names
+}
+
+fn whole(_: &Workspace) -> Counter {
+    Counter::Whole
+}
+
+fn suite_report(workspace: &Workspace, device: Device) -> Counter {
+    Counter::SuiteReport(suite::default_report(workspace, device))
+}
+
+fn run_suite(workspace: &Workspace, device: Device) -> Command {
+    // A report of an earlier run must not be counted if this one ends before writing its own.
+    let _ = std::fs::remove_file(suite::default_report(workspace, device));
+    xtask(&["suite", "--device", device.name()])
+}
+
+fn rust_tests(workspace: &Workspace) -> Command {
+    let mut command = cargo(workspace, &["test", "--release", "--workspace", "--exclude", "xtask", "--no-fail-fast"]);
+    if let Some(icd) = setup::lavapipe_icd() {
+        // The older name of the variable and the newer one, for any version of the Vulkan loader.
+        command.env("VK_ICD_FILENAMES", &icd).env("VK_DRIVER_FILES", &icd);
+    }
+    command
+}
+
+fn cargo(workspace: &Workspace, args: &[&str]) -> Command {
+    let mut command = workspace.cargo();
+    command.args(args);
+    command
+}
+
+fn npm(workspace: &Workspace, args: &[&str]) -> Command {
+    let mut command = workspace.npm();
+    command.args(args);
+    command
+}
+
+/// A task of this very program.
+fn xtask(args: &[&str]) -> Command {
+    let mut command = Command::new(env::current_exe().unwrap_or_else(|_| PathBuf::from("xtask")));
+    command.args(args);
+    command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn needs_stand_before_the_stages_that_have_them() {
+        for (index, stage) in STAGES.iter().enumerate() {
+            for need in stage.needs {
+                let place = STAGES.iter().position(|other| other.name == *need);
+                assert!(place.is_some_and(|place| place < index), "{} needs {need}", stage.name);
+            }
+        }
+    }
+
+    #[test]
+    fn prerequisites_are_found_through_others() {
+        let names = with_prerequisites(&["suite-wasm".to_owned()]);
+        for name in ["suite-wasm", "build-suite", "setup"] {
+            assert!(names.contains(&name), "{name} in {names:?}");
+        }
+        assert!(!names.contains(&"fmt"));
+    }
+}
