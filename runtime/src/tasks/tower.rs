@@ -7,6 +7,8 @@
 use std::error::Error;
 use std::future::Future;
 
+use crate::tensor::{Bool, DType, Tensor};
+
 /// An array in host memory, row-major.
 #[derive(Debug, Clone, PartialEq)]
 pub enum HostArray {
@@ -63,4 +65,79 @@ pub trait Tower {
         inputs: Vec<(String, HostArray)>,
         outputs: &[&str],
     ) -> impl Future<Output = Result<Vec<(String, HostArray)>, TowerFailure>>;
+}
+
+/// A [`Session`](crate::Session) as a tower.
+pub struct SessionTower {
+    session: crate::Session,
+    inputs: Vec<String>,
+    outputs: Vec<String>,
+}
+
+impl SessionTower {
+    /// Wraps a session.
+    pub fn new(session: crate::Session) -> Self {
+        let names = |list: &[crate::TensorInfo]| list.iter().map(|info| info.name.to_string()).collect();
+        SessionTower { inputs: names(session.inputs()), outputs: names(session.outputs()), session }
+    }
+
+    /// The session.
+    pub fn session(&self) -> &crate::Session {
+        &self.session
+    }
+
+    /// The array as a tensor of the type that the graph declares for this input.
+    fn tensor(&self, name: &str, array: HostArray) -> Result<Tensor, TowerFailure> {
+        let declared = self.session.inputs().iter().find(|info| *info.name == *name).map(|info| info.dtype);
+        let tensor = match (array, declared) {
+            (HostArray::F32 { data, shape }, Some(DType::F16)) => {
+                let half: Vec<half::f16> = data.into_iter().map(half::f16::from_f32).collect();
+                Tensor::from_slice(&shape, &half)
+            }
+            (HostArray::I64 { data, shape }, Some(DType::I32)) => {
+                let narrow = data.into_iter().map(i32::try_from).collect::<Result<Vec<_>, _>>()?;
+                Tensor::from_slice(&shape, &narrow)
+            }
+            (HostArray::I64 { data, shape }, Some(DType::Bool)) => {
+                let bools: Vec<Bool> = data.into_iter().map(|x| Bool::from(x != 0)).collect();
+                Tensor::from_slice(&shape, &bools)
+            }
+            (HostArray::F32 { data, shape }, _) => Tensor::from_slice(&shape, &data),
+            (HostArray::I64 { data, shape }, _) => Tensor::from_slice(&shape, &data),
+        };
+        Ok(tensor?)
+    }
+}
+
+/// A tensor as floats or as 64-bit integers.
+fn host_array(tensor: &Tensor) -> HostArray {
+    let shape = tensor.shape().to_vec();
+    match tensor.to_f32_vec() {
+        Some(data) => HostArray::F32 { data, shape },
+        None => HostArray::I64 { data: tensor.to_i64_vec().unwrap_or_default(), shape },
+    }
+}
+
+impl Tower for SessionTower {
+    fn inputs(&self) -> &[String] {
+        &self.inputs
+    }
+
+    fn outputs(&self) -> &[String] {
+        &self.outputs
+    }
+
+    async fn run(
+        &self,
+        inputs: Vec<(String, HostArray)>,
+        outputs: &[&str],
+    ) -> Result<Vec<(String, HostArray)>, TowerFailure> {
+        let tensors = inputs
+            .into_iter()
+            .map(|(name, array)| self.tensor(&name, array).map(|tensor| (name, tensor)))
+            .collect::<Result<Vec<_>, _>>()?;
+        let inputs: Vec<(&str, Tensor)> = tensors.iter().map(|(name, t)| (name.as_str(), t.clone())).collect();
+        let results = self.session.run_for(&inputs, outputs).await?;
+        Ok(outputs.iter().zip(&results).map(|(name, tensor)| ((*name).to_owned(), host_array(tensor))).collect())
+    }
 }
