@@ -12,23 +12,23 @@ import {
 
 test("an error keeps class, kind and message across the worker boundary", () => {
   const back = fromWire(
-    structuredClone(toWire(new IndexError("truncated", "the file ends early"))),
+    structuredClone(toWire(new IndexError("index_truncated", "the file ends early"))),
   );
   assert.ok(back instanceof IndexError && back instanceof LensletError);
   assert.deepEqual(
     [back.name, back.kind, back.message],
-    ["IndexError", "truncated", "the file ends early"],
+    ["IndexError", "index_truncated", "the file ends early"],
   );
 });
 
 test("an error of the wasm module is recognised by its name, not by its class", () => {
   const thrown = Object.assign(new Error("node 7: op Foo"), {
     name: "LoadError",
-    kind: "unknown-op",
+    kind: "unknown_op",
   });
   const back = fromWire(toWire(thrown));
   assert.ok(back instanceof LoadError);
-  assert.equal(back.kind, "unknown-op");
+  assert.equal(back.kind, "unknown_op");
 });
 
 test("foreign errors become the fallback class", () => {

@@ -36,7 +36,7 @@ test("relaxed is preferred, plain SIMD is second, neither is an error that says 
   assert.throws(
     () => requireWasmVariant(() => false),
     (error) =>
-      error instanceof UnsupportedError && error.kind === "no-simd" && /Safari/.test(error.message),
+      error instanceof UnsupportedError && error.kind === "no_simd" && /Safari/.test(error.message),
   );
 });
 
@@ -54,7 +54,7 @@ test("an explicit device is obeyed or refused, never replaced", () => {
   assert.equal(chooseDevice("wasm", hardware), "wasm");
   assert.throws(
     () => chooseDevice("webgpu", undefined),
-    (error) => error instanceof UnsupportedError && error.kind === "no-webgpu",
+    (error) => error instanceof UnsupportedError && error.kind === "no_webgpu",
   );
 });
 

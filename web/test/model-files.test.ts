@@ -89,12 +89,12 @@ test("a damaged or short file is refused", async () => {
   const damaged = server({ "lenslet.json": listed, "a.onnx": text("Weights") });
   await assert.rejects(
     fetchModel(folder, undefined, { meter: meter(), fetch: damaged.fetch }),
-    kind("wrong-hash"),
+    kind("wrong_hash"),
   );
   const short = server({ "lenslet.json": listed, "a.onnx": text("weigh") });
   await assert.rejects(
     fetchModel(folder, undefined, { meter: meter(), fetch: short.fetch }),
-    kind("wrong-size"),
+    kind("wrong_size"),
   );
 });
 
@@ -141,14 +141,14 @@ test("without a manifest the exporters' names are tried, quantized graphs first"
     "tokenizer.json",
     "vision_model.onnx",
   ]);
-  await assert.rejects(fetchModel(folder, "fp16", { meter: meter(), fetch }), kind("not-found"));
+  await assert.rejects(fetchModel(folder, "fp16", { meter: meter(), fetch }), kind("not_found"));
 });
 
 test("a start page in place of a missing file counts as missing", async () => {
   const page: Answer = () =>
     new Response("<!doctype html>", { headers: { "content-type": "text/html; charset=utf-8" } });
   const { fetch } = server({ "lenslet.json": page, "preprocessor_config.json": page });
-  await assert.rejects(fetchModel(folder, undefined, { meter: meter(), fetch }), kind("not-found"));
+  await assert.rejects(fetchModel(folder, undefined, { meter: meter(), fetch }), kind("not_found"));
 });
 
 test("cancelling is an AbortError, a server's failure a LoadError", async () => {
@@ -167,6 +167,6 @@ test("a manifest of another form is refused", () => {
     '{"files":[{"path":"a"}]}',
     '{"files":[{"path":"a","bytes":1,"sha256":"zz"}]}',
   ]) {
-    assert.throws(() => parseManifest(bad), kind("bad-manifest"), bad);
+    assert.throws(() => parseManifest(bad), kind("bad_manifest"), bad);
   }
 });

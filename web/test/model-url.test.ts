@@ -34,7 +34,7 @@ test("paths and addresses resolve against the page", () => {
 test("what is neither is an error", () => {
   assert.throws(
     () => resolveModel("http://", { page }),
-    (error) => error instanceof LoadError && error.kind === "bad-model-url",
+    (error) => error instanceof LoadError && error.kind === "bad_model_url",
   );
 });
 

@@ -63,8 +63,8 @@ test("anything else, and a header that is cut short, has no known size", () => {
 test("pictures of no pixels and of more than 100 megapixels are refused", () => {
   const kind = (kind: string) => (error: unknown) =>
     error instanceof PictureError && error.kind === kind;
-  assert.throws(() => checkSize({ width: 0, height: 5 }), kind("empty"));
-  assert.throws(() => checkSize({ width: 20_000, height: 5_001 }), kind("too-large"));
+  assert.throws(() => checkSize({ width: 0, height: 5 }), kind("image_empty"));
+  assert.throws(() => checkSize({ width: 20_000, height: 5_001 }), kind("image_too_large"));
   checkSize({ width: 10_000, height: 10_000 });
 });
 
@@ -73,11 +73,13 @@ test("a header's claim is refused before anything decodes the picture", async ()
   await assert.rejects(
     decodePicture(bomb),
     (error) =>
-      error instanceof PictureError && error.kind === "too-large" && /65536/.test(error.message),
+      error instanceof PictureError &&
+      error.kind === "image_too_large" &&
+      /65536/.test(error.message),
   );
   await assert.rejects(
     decodePicture(new Blob([])),
-    (error) => error instanceof PictureError && error.kind === "empty",
+    (error) => error instanceof PictureError && error.kind === "image_empty",
   );
 });
 

@@ -121,10 +121,10 @@ export function fakeWasm(controls: Controls, fingerprint: string): Wasm {
         try {
           stored = JSON.parse(new TextDecoder().decode(bytes));
         } catch {
-          throw new IndexError("truncated", "the file ends early");
+          throw new IndexError("index_truncated", "the file ends early");
         }
         if (stored.fingerprint !== expected) {
-          throw new IndexError("fingerprint-mismatch", "the index is of another model");
+          throw new IndexError("index_fingerprint", "the index is of another model");
         }
         return new FakeIndex(stored.entries);
       },
@@ -156,7 +156,7 @@ export function bench(
     decodePicture: async (picture) => {
       const text = picture instanceof Blob ? await picture.text() : "";
       if (!WORDS.includes(text)) {
-        throw new PictureError("unreadable", "not a picture");
+        throw new PictureError("image_corrupt", "not a picture");
       }
       return { width: 1, height: 1, rgba: Uint8ClampedArray.of(WORDS.indexOf(text), 0, 0, 255) };
     },

@@ -48,11 +48,11 @@ test("a model that is not there is no reason to fall back", async () => {
   const { controls, load } = bench({
     around: {
       fetchModel: async () => {
-        throw new LoadError("not-found", "no model there");
+        throw new LoadError("not_found", "no model there");
       },
     },
   });
-  await assert.rejects(load(), (error) => error instanceof LoadError && error.kind === "not-found");
+  await assert.rejects(load(), (error) => error instanceof LoadError && error.kind === "not_found");
   assert.deepEqual(controls.loads, []);
 });
 
@@ -61,7 +61,7 @@ test("a browser without SIMD is told before anything is fetched", async () => {
   const { load } = bench({
     around: {
       wasmVariant: () => {
-        throw new UnsupportedError("no-simd", "update");
+        throw new UnsupportedError("no_simd", "update");
       },
       fetchModel: async () => {
         fetched = true;
@@ -128,7 +128,7 @@ test("a lost GPU is rebuilt once and the call repeated", async () => {
   controls.beforeEmbed = () => {
     if (lost) {
       lost = false;
-      throw new RunError("device-lost", "the GPU went away");
+      throw new RunError("device_lost", "the GPU went away");
     }
   };
   const [vector] = await tower.embedTexts(["cat"]);
@@ -148,7 +148,7 @@ test("an index adds what is new, skips what is unreadable, finds and persists", 
   assert.deepEqual([report.added, report.unchanged], [2, 0]);
   assert.deepEqual(
     report.skipped.map(({ path, error }) => [path, error.kind]),
-    [["c", "unreadable"]],
+    [["c", "image_corrupt"]],
   );
   assert.deepEqual(progress, [0, 1, 2, 3]);
   assert.equal(index.size, 2);
@@ -190,7 +190,7 @@ test("pictures are fetched only if the index lacks them", async () => {
   const failing = await index.add([
     { path: "b", blob: () => Promise.reject(new Error("offline")) },
   ]);
-  assert.equal(failing.skipped[0]?.error.kind, "unreadable");
+  assert.equal(failing.skipped[0]?.error.kind, "image_unavailable");
 });
 
 test("an index of another model is an error, or starts anew; a damaged one starts anew", async () => {
@@ -201,7 +201,7 @@ test("an index of another model is an error, or starts anew; a damaged one start
   const tower = await bench({ fingerprint: "model-b", store: first.store }).load();
   await assert.rejects(
     ImageIndex.open("mine", tower),
-    (error) => error instanceof IndexError && error.kind === "fingerprint-mismatch",
+    (error) => error instanceof IndexError && error.kind === "index_fingerprint",
   );
   const cleared = await ImageIndex.open("mine", tower, { onMismatch: "clear" });
   assert.deepEqual([cleared.size, cleared.rebuilt], [0, true]);

@@ -18,7 +18,7 @@ export type ErrorName =
 
 /** Anything that Lenslet throws, except a cancelled call (that is a `DOMException` named `AbortError`). */
 export class LensletError extends Error {
-  /** A stable word for the cause, such as `"not-found"` or `"unsupported-op"`. */
+  /** A stable word for the cause, such as `"not_found"` or `"unsupported_op"`. */
   readonly kind: string;
 
   constructor(kind: string, message: string, options?: ErrorOptions) {
@@ -52,7 +52,7 @@ export class UnsupportedError extends LensletError {
   }
 }
 
-/** An image index is damaged, or belongs to another model (`kind` is then `"fingerprint-mismatch"`). */
+/** An image index is damaged, or belongs to another model (`kind` is then `"index_fingerprint"`). */
 export class IndexError extends LensletError {
   constructor(kind: string, message: string, options?: ErrorOptions) {
     super(kind, message, options);

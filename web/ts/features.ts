@@ -71,7 +71,7 @@ export function requireWasmVariant(validate?: Validate): WasmVariant {
   const variant = wasmVariant(validate);
   if (variant === undefined) {
     throw new UnsupportedError(
-      "no-simd",
+      "no_simd",
       "This browser has no WebAssembly SIMD, which Lenslet needs on every device. " +
         "Chrome and Edge 91, Firefox 89 and Safari 16.4, or newer, have it.",
     );
@@ -122,7 +122,7 @@ export function adapterName(
 export function chooseDevice(wanted: "auto" | Device, adapter: AdapterFacts | undefined): Device {
   if (wanted === "webgpu" && adapter === undefined) {
     throw new UnsupportedError(
-      "no-webgpu",
+      "no_webgpu",
       'This browser offers no WebGPU adapter. Use device "auto" or "wasm".',
     );
   }

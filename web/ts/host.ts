@@ -277,7 +277,7 @@ export class WorkerHost {
       try {
         return await use(this.#current());
       } catch (error) {
-        if (!this.#loaded || toWire(error).kind !== "device-lost") {
+        if (!this.#loaded || toWire(error).kind !== "device_lost") {
           throw error;
         }
         await this.#load(this.#loaded, { signal, report: () => undefined });
@@ -291,6 +291,6 @@ export class WorkerHost {
 /** Whether another device may do better: the download and the files are not to blame. */
 function isGpuTrouble(error: unknown): error is Error {
   const { name, kind } = toWire(error, "RunError");
-  const blameless = ["network", "http", "not-found", "wrong-size", "wrong-hash", "bad-manifest"];
+  const blameless = ["network", "http", "not_found", "wrong_size", "wrong_hash", "bad_manifest"];
   return error instanceof Error && name !== "AbortError" && !blameless.includes(kind);
 }

@@ -90,7 +90,7 @@ export class ImageIndex {
 
   /**
    * Opens the index `name`, or creates it. It belongs to `tower`'s model: one that another model made is an
-   * `IndexError` of kind `"fingerprint-mismatch"`, because vectors of different models must never mix.
+   * `IndexError` of kind `"index_fingerprint"`, because vectors of different models must never mix.
    */
   static async open(
     name: string,
@@ -262,7 +262,7 @@ async function fetchPicture(fetchBlob: () => Blob | Promise<Blob>): Promise<Blob
   try {
     return await fetchBlob();
   } catch (cause) {
-    throw new PictureError("unreadable", "the picture could not be fetched", { cause });
+    throw new PictureError("image_unavailable", "the picture could not be fetched", { cause });
   }
 }
 

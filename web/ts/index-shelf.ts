@@ -49,7 +49,7 @@ export class IndexShelf {
       } catch (error) {
         // A damaged file has nothing to lose; one of another model is the caller's to give up.
         const { kind, message } = toWire(error, "IndexError");
-        if (kind === "fingerprint-mismatch" && onMismatch === "error") {
+        if (kind === "index_fingerprint" && onMismatch === "error") {
           throw new IndexError(kind, `index "${name}": ${message}`);
         }
       }
@@ -125,7 +125,9 @@ export class IndexShelf {
         await files.write(path(open.name), open.handle.toBytes());
       } catch (cause) {
         open.changed = true;
-        throw new IndexError("storage", `index "${open.name}" could not be stored`, { cause });
+        throw new IndexError("index_storage", `index "${open.name}" could not be stored`, {
+          cause,
+        });
       }
     });
     open.written = write.catch(() => undefined);
@@ -155,7 +157,7 @@ export class IndexShelf {
   #get(index: number): Open {
     const open = this.#open.get(index);
     if (!open) {
-      throw new IndexError("closed", "this index has been closed");
+      throw new IndexError("index_closed", "this index has been closed");
     }
     return open;
   }

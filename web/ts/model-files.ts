@@ -92,12 +92,12 @@ export function parseManifest(text: string): ManifestEntry[] {
   try {
     value = JSON.parse(text);
   } catch (cause) {
-    throw new LoadError("bad-manifest", `${MANIFEST} is not JSON`, { cause });
+    throw new LoadError("bad_manifest", `${MANIFEST} is not JSON`, { cause });
   }
   const files = isRecord(value) ? value.files : undefined;
   if (!Array.isArray(files) || files.length === 0 || !files.every(isEntry)) {
     throw new LoadError(
-      "bad-manifest",
+      "bad_manifest",
       `${MANIFEST} must have "files": a list of {path, bytes, sha256}`,
     );
   }
@@ -154,13 +154,13 @@ async function fetchListed(
   const bytes = await download(folder, entry.path, context, entry.bytes);
   if (bytes.length !== entry.bytes) {
     throw new LoadError(
-      "wrong-size",
+      "wrong_size",
       `${entry.path} has ${bytes.length} bytes, but ${MANIFEST} says ${entry.bytes}`,
     );
   }
   if ((await sha256(bytes)) !== entry.sha256) {
     throw new LoadError(
-      "wrong-hash",
+      "wrong_hash",
       `${entry.path} is damaged: its SHA-256 is not the expected one`,
     );
   }
@@ -179,7 +179,7 @@ async function fetchByConvention(
   });
   const optional = (path: string): Promise<ModelFile | undefined> =>
     named(path).catch((error: unknown) => {
-      if (error instanceof LoadError && error.kind === "not-found") {
+      if (error instanceof LoadError && error.kind === "not_found") {
         return undefined;
       }
       throw error;
@@ -196,7 +196,7 @@ async function fetchByConvention(
       }
     }
     throw new LoadError(
-      "not-found",
+      "not_found",
       `${folder} has no ${MANIFEST} and no ${stem}${suffixes[0]}.onnx`,
     );
   };
@@ -232,7 +232,7 @@ function isMissing(response: Response): boolean {
 
 function okay(response: Response, path: string): Response {
   if (isMissing(response)) {
-    throw new LoadError("not-found", `${response.url || path} is not there`);
+    throw new LoadError("not_found", `${response.url || path} is not there`);
   }
   if (!response.ok) {
     throw new LoadError("http", `${path}: the server answered ${response.status}`);

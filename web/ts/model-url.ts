@@ -36,7 +36,7 @@ export function resolveModel(
     const folder = directory(url);
     return { url: folder.href, name: lastSegment(folder) };
   } catch (cause) {
-    throw new LoadError("bad-model-url", `"${model}" is neither a model's name nor an address`, {
+    throw new LoadError("bad_model_url", `"${model}" is neither a model's name nor an address`, {
       cause,
     });
   }
@@ -65,7 +65,7 @@ function lastSegment(folder: URL): string {
 export function fileUrl(folder: string, path: string): string {
   const url = new URL(path, folder);
   if (!url.href.startsWith(folder) || url.href === folder) {
-    throw new LoadError("path-outside-model", `"${path}" points outside the model's folder`);
+    throw new LoadError("path_outside_model", `"${path}" points outside the model's folder`);
   }
   return url.href;
 }

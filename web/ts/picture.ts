@@ -53,7 +53,7 @@ async function toBitmap(source: Blob | ImageBitmap | HTMLImageElement): Promise<
       colorSpaceConversion: "default",
     });
   } catch (cause) {
-    throw new PictureError("unreadable", "the picture is damaged or of an unknown format", {
+    throw new PictureError("image_corrupt", "the picture is damaged or of an unknown format", {
       cause,
     });
   }
@@ -67,7 +67,7 @@ export async function decodePicture(picture: SentPicture): Promise<Pixels> {
   }
   if (picture instanceof Blob) {
     if (picture.size === 0) {
-      throw new PictureError("empty", "the file is empty");
+      throw new PictureError("image_empty", "the file is empty");
     }
     const head = await picture.slice(0, HEADER_BYTES).arrayBuffer().catch(unreadableFile);
     const claimed = pictureSize(new Uint8Array(head));
@@ -85,7 +85,7 @@ export async function decodePicture(picture: SentPicture): Promise<Pixels> {
 }
 
 function unreadableFile(cause: unknown): never {
-  throw new PictureError("unreadable", "the file cannot be read any more", { cause });
+  throw new PictureError("image_unavailable", "the file cannot be read any more", { cause });
 }
 
 function byteData(image: ImageData): Uint8ClampedArray {
@@ -93,17 +93,17 @@ function byteData(image: ImageData): Uint8ClampedArray {
   if (data instanceof Uint8ClampedArray) {
     return data;
   }
-  throw new PictureError("unsupported", "ImageData with half-float pixels is not supported");
+  throw new PictureError("image_unsupported", "ImageData with half-float pixels is not supported");
 }
 
 /** Refuses sizes of zero and sizes above {@link MAX_PIXELS}. */
 export function checkSize({ width, height }: PictureSize): void {
   if (width === 0 || height === 0) {
-    throw new PictureError("empty", `the picture has no pixels (${width} x ${height})`);
+    throw new PictureError("image_empty", `the picture has no pixels (${width} x ${height})`);
   }
   if (width * height > MAX_PIXELS) {
     throw new PictureError(
-      "too-large",
+      "image_too_large",
       `the picture claims ${width} x ${height} pixels; at most ${MAX_PIXELS / 1e6} megapixels are read`,
     );
   }
@@ -127,7 +127,7 @@ function draw(bitmap: ImageBitmap): Pixels {
   const canvas = new OffscreenCanvas(width, height);
   const context = canvas.getContext("2d", { willReadFrequently: true });
   if (!context) {
-    throw new PictureError("no-canvas", "this browser cannot read pictures in a worker");
+    throw new PictureError("no_canvas", "this browser cannot read pictures in a worker");
   }
   context.imageSmoothingQuality = "high";
   context.drawImage(bitmap, 0, 0, width, height);
@@ -135,7 +135,7 @@ function draw(bitmap: ImageBitmap): Pixels {
     const { data } = context.getImageData(0, 0, width, height);
     return { width, height, rgba: data as Uint8ClampedArray };
   } catch (cause) {
-    throw new PictureError("cross-origin", "the picture's pixels belong to another origin", {
+    throw new PictureError("image_cross_origin", "the picture's pixels belong to another origin", {
       cause,
     });
   }

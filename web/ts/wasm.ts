@@ -77,11 +77,11 @@ function addresses(variant: WasmVariant): { glue: URL; binary: URL } {
   return variant === "relaxed"
     ? {
         glue: new URL("../pkg/lenslet_relaxed.js", import.meta.url),
-        binary: new URL("../pkg/lenslet_relaxed_bg.wasm", import.meta.url),
+        binary: new URL("../pkg/lenslet_relaxed.wasm", import.meta.url),
       }
     : {
         glue: new URL("../pkg/lenslet_simd.js", import.meta.url),
-        binary: new URL("../pkg/lenslet_simd_bg.wasm", import.meta.url),
+        binary: new URL("../pkg/lenslet_simd.wasm", import.meta.url),
       };
 }
 
