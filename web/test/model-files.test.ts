@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { test } from "node:test";
 import { isAbort, LoadError } from "../ts/errors.js";
-import { fetchModel, parseManifest } from "../ts/model-files.js";
+import { fetchModel, parseManifest, selectFiles } from "../ts/model-files.js";
 import { MemoryFiles } from "../ts/private-files.js";
 import { LoadMeter } from "../ts/progress.js";
 
@@ -169,4 +169,20 @@ test("a manifest of another form is refused", () => {
   ]) {
     assert.throws(() => parseManifest(bad), kind("bad_manifest"), bad);
   }
+});
+
+test("of several precisions one is fetched, with its weights, and everything else", () => {
+  const paths = [
+    "config.json",
+    "onnx/vision_model.onnx",
+    "onnx/vision_model.onnx_data",
+    "onnx/vision_model_fp16.onnx",
+    "onnx/vision_model_fp16.onnx_data",
+    "onnx/text_model_quantized.onnx",
+  ];
+  const entries = paths.map((path) => ({ path, bytes: 1, sha256: "" }));
+  const chosen = (variant?: string) => selectFiles(entries, variant).map(({ path }) => path);
+  assert.deepEqual(chosen(), [paths[0], paths[3], paths[4], paths[5]]);
+  assert.deepEqual(chosen(""), [paths[0], paths[1], paths[2], paths[5]]);
+  assert.throws(() => chosen("q4"), kind("no_such_variant"));
 });

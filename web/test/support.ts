@@ -168,7 +168,12 @@ export function bench(
     client,
     store,
     async load(device = "auto") {
-      const info = await client.call("load", { folder: "https://x/", device, cache: false });
+      const info = await client.call("load", {
+        folder: "https://x/",
+        model: "fake",
+        device,
+        cache: false,
+      });
       return new DualTower("fake", info, client);
     },
   };

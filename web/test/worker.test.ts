@@ -21,7 +21,7 @@ test("loading reports rising progress up to 1", async () => {
   const seen: LoadProgress[] = [];
   await client.call(
     "load",
-    { folder: "https://x/", device: "auto", cache: false },
+    { folder: "https://x/", model: "fake", device: "auto", cache: false },
     { onProgress: (progress) => seen.push(progress) },
   );
   assert.deepEqual([...new Set(seen.map(({ stage }) => stage))], ["prepare", "compile", "ready"]);

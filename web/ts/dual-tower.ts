@@ -26,7 +26,7 @@ export interface LoadOptions {
   cache?: boolean;
   /** Where bare model names resolve; by default `models/` beside the page. */
   baseUrl?: string | URL;
-  /** Which precision to take from a folder without `lenslet.json`, for example `"quantized"` or `"fp16"`. */
+  /** Which precision to take where a folder has several, for example `"quantized"` or `"fp16"`. */
   variant?: string;
   /** Starts Lenslet's worker some other way, for bundlers and policies that need it. */
   createWorker?: () => Worker;
@@ -61,6 +61,7 @@ export async function loadDualTower(
       "load",
       {
         folder: folder.url,
+        model: folder.name,
         device: options.device ?? "auto",
         cache: options.cache ?? true,
         ...(options.variant !== undefined && { variant: options.variant }),

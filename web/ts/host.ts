@@ -134,7 +134,8 @@ export class WorkerHost {
     openIndex: async ({ name, onMismatch }) => {
       const tower = this.#current();
       const { IndexHandle } = await this.#module();
-      const identity = { fingerprint: tower.fingerprint(), dim: tower.dim() };
+      const model = this.#loaded?.model ?? "";
+      const identity = { fingerprint: tower.fingerprint(), model, dim: tower.dim() };
       return this.#shelf.open(name, IndexHandle, identity, onMismatch);
     },
     missing: async ({ index, entries }) => this.#shelf.missing(index, entries),
@@ -267,7 +268,10 @@ export class WorkerHost {
     return this.#run((tower) => tower.embedImages([pixels]), signal, true);
   }
 
-  /** Runs the tower in its turn. If the GPU was lost, the tower is built again from the cache, once. */
+  /**
+   * Runs the tower in its turn. If the GPU failed or was lost, the tower is built again from the cache, once:
+   * on the GPU if the caller insisted on it, else where it works now.
+   */
   #run<T>(
     use: (tower: DualTowerHandle) => Promise<T>,
     signal: AbortSignal,
@@ -277,7 +281,7 @@ export class WorkerHost {
       try {
         return await use(this.#current());
       } catch (error) {
-        if (!this.#loaded || toWire(error).kind !== "device_lost") {
+        if (!this.#loaded || !GPU_FAILURES.includes(toWire(error).kind)) {
           throw error;
         }
         await this.#load(this.#loaded, { signal, report: () => undefined });
@@ -287,6 +291,9 @@ export class WorkerHost {
     return this.#queue.run(task, { signal, urgent });
   }
 }
+
+/** Kinds of errors after which a device has to be opened anew. */
+const GPU_FAILURES = ["device_lost", "device"];
 
 /** Whether another device may do better: the download and the files are not to blame. */
 function isGpuTrouble(error: unknown): error is Error {

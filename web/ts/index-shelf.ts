@@ -10,6 +10,8 @@ import type { IndexHandle, SearchHit, Wasm } from "./wasm.js";
 /** What vectors of one model have in common. */
 export interface Identity {
   fingerprint: string;
+  /** The model's name, for messages. */
+  model: string;
   dim: number;
 }
 
@@ -40,7 +42,8 @@ export class IndexShelf {
     identity: Identity,
     onMismatch: OnMismatch,
   ): Promise<{ index: number; size: number; rebuilt: boolean }> {
-    const renew = (): IndexHandle => handles.create(identity.fingerprint, identity.dim);
+    const renew = (): IndexHandle =>
+      handles.create(identity.fingerprint, identity.model, identity.dim);
     const stored = await (await this.#files()).read(path(name));
     let handle: IndexHandle | undefined;
     if (stored) {

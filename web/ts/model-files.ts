@@ -36,7 +36,13 @@ const TRIES = 3;
 
 /** The files of a folder that has no manifest, as the common exporters name them. */
 const REQUIRED = ["preprocessor_config.json", "tokenizer.json"] as const;
-const OPTIONAL = ["config.json", "tokenizer_config.json", "special_tokens_map.json"] as const;
+const OPTIONAL = [
+  "config.json",
+  "tokenizer_config.json",
+  "special_tokens_map.json",
+  "sentence_bert_config.json",
+  "1_Pooling/config.json",
+] as const;
 const GRAPHS = ["vision_model", "text_model"] as const;
 const GRAPH_FOLDERS = ["", "onnx/"] as const;
 
@@ -54,10 +60,11 @@ export async function fetchModel(
   if (!manifest) {
     return fetchByConvention(folder, variant, context);
   }
-  for (const entry of manifest) {
+  const needed = selectFiles(manifest, variant);
+  for (const entry of needed) {
     context.meter.expect(entry.path, entry.bytes);
   }
-  return Promise.all(manifest.map((entry) => fetchListed(folder, entry, context)));
+  return Promise.all(needed.map((entry) => fetchListed(folder, entry, context)));
 }
 
 async function fetchManifest(
@@ -116,6 +123,51 @@ function isEntry(value: unknown): value is ManifestEntry {
     typeof value.sha256 === "string" &&
     /^[0-9a-f]{64}$/.test(value.sha256)
   );
+}
+
+const GRAPH =
+  /^(?<stem>(?:.*\/)?(?:vision_model|text_model|model))(?:_(?<variant>\w+))?\.onnx(?:_data.*|\.data)?$/;
+
+/** Among several precisions of a graph, and no wish of the caller's, the first of these that is there. */
+const PREFERRED = ["quantized", "int8", "fp16", ""];
+
+/** The files to fetch: each graph in one precision, and everything that is no graph. */
+export function selectFiles(
+  manifest: readonly ManifestEntry[],
+  variant: string | undefined,
+): ManifestEntry[] {
+  const variants = new Map<string, Set<string>>();
+  const graphs = manifest.map(({ path }) => {
+    const groups = GRAPH.exec(path)?.groups;
+    if (!groups) {
+      return undefined;
+    }
+    const graph = { stem: groups.stem ?? "", variant: groups.variant ?? "" };
+    variants.set(graph.stem, (variants.get(graph.stem) ?? new Set()).add(graph.variant));
+    return graph;
+  });
+  const chosen = new Map(
+    Array.from(variants, ([stem, known]) => [stem, choose(stem, known, variant)] as const),
+  );
+  return manifest.filter((_, i) => {
+    const graph = graphs[i];
+    return graph === undefined || graph.variant === chosen.get(graph.stem);
+  });
+}
+
+/** A graph that there is only once needs no choice: a text tower may have another precision than its twin. */
+function choose(stem: string, known: ReadonlySet<string>, wanted: string | undefined): string {
+  const [only] = known;
+  if (known.size === 1 && only !== undefined) {
+    return only;
+  }
+  const order = wanted === undefined ? PREFERRED : [wanted];
+  const found = order.find((variant) => known.has(variant));
+  if (found === undefined) {
+    const list = Array.from(known, (variant) => variant || "(none)").join(", ");
+    throw new LoadError("no_such_variant", `${stem} is there in the variants ${list}: choose one`);
+  }
+  return found;
 }
 
 /** Drops kept files that only the previous version of this model used. */

@@ -36,7 +36,13 @@ export type SentQuery = { text: string } | { picture: SentPicture } | { vector: 
 /** Every request by its name, with its arguments and its answer. */
 export interface Calls {
   load: {
-    args: { folder: string; device: "auto" | Device; cache: boolean; variant?: string };
+    args: {
+      folder: string;
+      model: string;
+      device: "auto" | Device;
+      cache: boolean;
+      variant?: string;
+    };
     result: TowerInfo;
   };
   embedImages: { args: { pictures: SentPicture[] }; result: Float32Array };

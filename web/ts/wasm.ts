@@ -61,7 +61,7 @@ export interface Wasm {
     ): Promise<DualTowerHandle>;
   };
   IndexHandle: {
-    create(fingerprint: string, dim: number): IndexHandle;
+    create(fingerprint: string, model: string, dim: number): IndexHandle;
     fromBytes(bytes: Uint8Array, fingerprint: string): IndexHandle;
   };
 }

@@ -93,7 +93,7 @@ function addGallery(contents: Map<string, Content>, list: string, root: string, 
     const bytes = readFileSync(file);
     Object.assign(item, pictureSize(bytes), {
       bytes: bytes.length,
-      version: Number.parseInt(digest(bytes).slice(0, 12), 16),
+      version: Number.parseInt(digest(bytes).slice(0, 8), 16),
     });
     contents.set(`${at}/${item.file}`, () => readFileSync(file));
   }
