@@ -26,18 +26,13 @@ pub(crate) fn pixels(object: &JsValue) -> Result<Pixels, WebError> {
     let rgba = property(object, "rgba")?
         .dyn_into::<Uint8ClampedArray>()
         .map_err(|_| WebError::run("bad_call", "rgba must be a Uint8ClampedArray"))?;
-    Ok(Pixels::from_rgba(
-        side("width")?,
-        side("height")?,
-        rgba.to_vec(),
-    )?)
+    Ok(Pixels::from_rgba(side("width")?, side("height")?, rgba.to_vec())?)
 }
 
 /// An element of the list of files: `{name, bytes}`.
 pub(crate) fn file(object: &JsValue) -> Result<(String, Uint8Array), WebError> {
-    let name = property(object, "name")?
-        .as_string()
-        .ok_or_else(|| WebError::run("bad_call", "name must be a string"))?;
+    let name =
+        property(object, "name")?.as_string().ok_or_else(|| WebError::run("bad_call", "name must be a string"))?;
     let bytes = property(object, "bytes")?
         .dyn_into::<Uint8Array>()
         .map_err(|_| WebError::run("bad_call", "bytes must be a Uint8Array"))?;
@@ -47,11 +42,7 @@ pub(crate) fn file(object: &JsValue) -> Result<(String, Uint8Array), WebError> {
 /// A list of strings.
 pub(crate) fn strings(list: &Array) -> Result<Vec<String>, WebError> {
     list.iter()
-        .map(|value| {
-            value
-                .as_string()
-                .ok_or_else(|| WebError::run("bad_call", "texts must be strings"))
-        })
+        .map(|value| value.as_string().ok_or_else(|| WebError::run("bad_call", "texts must be strings")))
         .collect()
 }
 

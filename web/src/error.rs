@@ -42,28 +42,17 @@ pub(crate) struct WebError {
 
 impl WebError {
     fn new(class: Class, kind: impl Into<String>, error: &dyn std::error::Error) -> Self {
-        Self {
-            class,
-            kind: kind.into(),
-            message: chain(error),
-        }
+        Self { class, kind: kind.into(), message: chain(error) }
     }
 
     /// The caller's own mistake or a folder that is not a model.
     pub(crate) fn load(kind: &str, message: impl Into<String>) -> Self {
-        Self {
-            class: Class::Load,
-            kind: kind.into(),
-            message: message.into(),
-        }
+        Self { class: Class::Load, kind: kind.into(), message: message.into() }
     }
 
     /// A call that came too late or with values that fit nothing.
     pub(crate) fn run(kind: &str, message: impl Into<String>) -> Self {
-        Self {
-            class: Class::Run,
-            ..Self::load(kind, message)
-        }
+        Self { class: Class::Run, ..Self::load(kind, message) }
     }
 
     /// Says which file it was.

@@ -5,6 +5,7 @@ use std::io;
 
 use js_sys::{Array, Uint8Array};
 use lenslet::onnx::ExternalData;
+use sha2::{Digest as _, Sha256};
 
 use crate::convert;
 use crate::error::WebError;
@@ -17,7 +18,7 @@ pub(crate) struct Files {
 impl Files {
     /// Takes the files out of the caller's list, so that nothing but this holds them.
     pub(crate) fn take_from(list: &Array) -> Result<Self, WebError> {
-        let files = list.iter().map(|item| convert::file(&item)).collect();
+        let files: Result<_, WebError> = list.iter().map(|item| convert::file(&item)).collect();
         list.set_length(0);
         Ok(Self { files: files? })
     }
@@ -37,21 +38,33 @@ impl Files {
         choose(self.files.keys().map(String::as_str), stem).map(|name| name.map(str::to_owned))
     }
 
+    /// The SHA-256 of a graph and of the weight files that exporters put beside it: the same as the
+    /// command line finds, so that either can use the other's indexes.
+    pub(crate) fn sha256(&self, graph: &str) -> [u8; 32] {
+        const PIECE: u32 = 1 << 20;
+        let mut hash = Sha256::new();
+        let mut buffer = Vec::new();
+        for name in [graph.to_owned(), format!("{graph}_data"), format!("{graph}.data")] {
+            let Some(bytes) = self.files.get(&name) else { continue };
+            for start in (0..bytes.length()).step_by(PIECE as usize) {
+                let piece = bytes.subarray(start, start.saturating_add(PIECE).min(bytes.length()));
+                buffer.resize(piece.length() as usize, 0);
+                piece.copy_to(&mut buffer);
+                hash.update(&buffer);
+            }
+        }
+        hash.finalize().into()
+    }
+
     /// Weights beside the graph `name`.
     pub(crate) fn beside<'a>(&'a self, name: &'a str) -> Beside<'a> {
         let folder = name.rfind('/').map_or("", |slash| &name[..=slash]);
-        Beside {
-            files: self,
-            folder,
-        }
+        Beside { files: self, folder }
     }
 }
 
 /// The one name among `names` that is a graph of this stem.
-fn choose<'a>(
-    names: impl Iterator<Item = &'a str>,
-    stem: &str,
-) -> Result<Option<&'a str>, WebError> {
+fn choose<'a>(names: impl Iterator<Item = &'a str>, stem: &str) -> Result<Option<&'a str>, WebError> {
     let mut found = names.filter(|name| {
         let file = name.rsplit('/').next().unwrap_or(name);
         file.strip_prefix(stem)
@@ -63,10 +76,7 @@ fn choose<'a>(
         None => Ok(first),
         Some(second) => Err(WebError::load(
             "ambiguous_model",
-            format!(
-                "both {} and {second} could be the {stem}",
-                first.unwrap_or_default()
-            ),
+            format!("both {} and {second} could be the {stem}", first.unwrap_or_default()),
         )),
     }
 }
@@ -80,12 +90,11 @@ pub(crate) struct Beside<'a> {
 impl ExternalData for Beside<'_> {
     fn read(&self, location: &str, offset: u64, length: Option<u64>) -> io::Result<Vec<u8>> {
         let path = format!("{}{location}", self.folder);
-        let bytes = self.files.files.get(&path).ok_or_else(|| {
-            io::Error::new(
-                io::ErrorKind::NotFound,
-                format!("the model's folder has no {path}"),
-            )
-        })?;
+        let bytes = self
+            .files
+            .files
+            .get(&path)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("the model's folder has no {path}")))?;
         let range = range(bytes.length(), offset, length).ok_or(io::ErrorKind::UnexpectedEof)?;
         Ok(bytes.subarray(range.start, range.end).to_vec())
     }

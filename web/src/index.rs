@@ -20,34 +20,20 @@ impl IndexHandle {
     /// An empty index for vectors of `dim` numbers from the model with this fingerprint.
     pub fn create(fingerprint: &str, model: &str, dim: usize) -> Result<IndexHandle, JsValue> {
         let fingerprint = parse(fingerprint)?;
-        Ok(IndexHandle {
-            index: Index::new(fingerprint, model, dim, VectorType::F32),
-        })
+        Ok(IndexHandle { index: Index::new(fingerprint, model, dim, VectorType::F32) })
     }
 
     /// Reads a stored index; one of another model is refused.
     #[wasm_bindgen(js_name = fromBytes)]
     pub fn from_bytes(bytes: &[u8], fingerprint: &str) -> Result<IndexHandle, JsValue> {
         let index = Index::from_bytes(bytes).map_err(WebError::from)?;
-        index
-            .check_fingerprint(parse(fingerprint)?)
-            .map_err(WebError::from)?;
+        index.check_fingerprint(parse(fingerprint)?).map_err(WebError::from)?;
         Ok(IndexHandle { index })
     }
 
     /// Adds a picture, or replaces it. `modified` is any number that changes with the picture.
-    pub fn add(
-        &mut self,
-        path: &str,
-        size: f64,
-        modified: f64,
-        vector: &[f32],
-    ) -> Result<(), JsValue> {
-        let entry = Entry {
-            size: size as u64,
-            mtime_ns: nanoseconds(modified),
-            ..Entry::new(path)
-        };
+    pub fn add(&mut self, path: &str, size: f64, modified: f64, vector: &[f32]) -> Result<(), JsValue> {
+        let entry = Entry { size: size as u64, mtime_ns: nanoseconds(modified), ..Entry::new(path) };
         Ok(self.index.add(entry, vector).map_err(WebError::from)?)
     }
 
@@ -58,27 +44,20 @@ impl IndexHandle {
 
     /// Whether the picture is there, in this version.
     pub fn has(&self, path: &str, size: f64, modified: f64) -> bool {
-        self.index.get(path).is_some_and(|entry| {
-            entry.size == size as u64 && entry.mtime_ns == nanoseconds(modified)
-        })
+        self.index.get(path).is_some_and(|entry| entry.size == size as u64 && entry.mtime_ns == nanoseconds(modified))
     }
 
     /// The paths of all pictures.
     #[wasm_bindgen(unchecked_return_type = "string[]")]
     pub fn paths(&self) -> Array {
         let entries = self.index.entries().iter();
-        entries
-            .map(|entry| JsValue::from_str(&entry.path))
-            .collect()
+        entries.map(|entry| JsValue::from_str(&entry.path)).collect()
     }
 
     /// The `k` pictures nearest to a vector, best first.
     #[wasm_bindgen(unchecked_return_type = "{path: string, score: number}[]")]
     pub fn search(&self, vector: &Float32Array, k: usize) -> Result<Array, JsValue> {
-        let hits = self
-            .index
-            .search(&vector.to_vec(), k)
-            .map_err(WebError::from)?;
+        let hits = self.index.search(&vector.to_vec(), k).map_err(WebError::from)?;
         let objects = hits.iter().map(|hit| {
             convert::object([
                 ("path", JsValue::from_str(&hit.path)),

@@ -7,7 +7,6 @@
 mod convert;
 mod error;
 mod files;
-mod graph;
 mod index;
 mod tower;
 
@@ -15,8 +14,14 @@ pub use index::IndexHandle;
 pub use tower::DualTowerHandle;
 use wasm_bindgen::prelude::wasm_bindgen;
 
+#[wasm_bindgen]
+extern "C" {
+    #[wasm_bindgen(js_namespace = console, js_name = error)]
+    fn console_error(message: &str);
+}
+
 /// Runs when the module is instantiated: a panic should name its place in the console before it traps.
 #[wasm_bindgen(start)]
 fn start() {
-    console_error_panic_hook::set_once();
+    std::panic::set_hook(Box::new(|info| console_error(&info.to_string())));
 }

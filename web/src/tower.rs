@@ -10,15 +10,14 @@ use lenslet::tasks::config::{ConfigFiles, FolderConfig};
 use lenslet::tasks::dual_tower::{DualTower, Graphs};
 use lenslet::tasks::fingerprint::{Fingerprint, FingerprintBuilder};
 use lenslet::tasks::image::Pixels;
+use lenslet::tasks::tower::SessionTower;
 use lenslet::{Session, SessionOptions};
-use sha2::{Digest as _, Sha256};
 use wasm_bindgen::prelude::wasm_bindgen;
 use wasm_bindgen::{JsCast as _, JsValue};
 
 use crate::convert;
 use crate::error::WebError;
 use crate::files::Files;
-use crate::graph::Graph;
 
 /// A loaded dual tower.
 #[wasm_bindgen]
@@ -28,7 +27,7 @@ pub struct DualTowerHandle {
 }
 
 struct Loaded {
-    tower: DualTower<Graph>,
+    tower: DualTower<SessionTower>,
     gpu: Option<Gpu>,
     fingerprint: Fingerprint,
     dim: usize,
@@ -48,9 +47,7 @@ impl DualTowerHandle {
             let _ = on_progress.call1(&JsValue::NULL, &fraction.into());
         };
         let loaded = load(Files::take_from(&files)?, &device, report).await?;
-        Ok(DualTowerHandle {
-            loaded: RefCell::new(Some(Rc::new(loaded))),
-        })
+        Ok(DualTowerHandle { loaded: RefCell::new(Some(Rc::new(loaded))) })
     }
 
     /// `webgpu` or `wasm`.
@@ -63,11 +60,7 @@ impl DualTowerHandle {
     /// The GPU's name; empty on WASM.
     pub fn adapter(&self) -> Result<String, JsValue> {
         let loaded = self.loaded()?;
-        Ok(loaded
-            .gpu
-            .as_ref()
-            .map(|gpu| gpu.report().name.clone())
-            .unwrap_or_default())
+        Ok(loaded.gpu.as_ref().map(|gpu| gpu.report().name.clone()).unwrap_or_default())
     }
 
     /// The length of a vector.
@@ -84,16 +77,11 @@ impl DualTowerHandle {
     #[wasm_bindgen(js_name = embedImages)]
     pub async fn embed_images(
         &self,
-        #[wasm_bindgen(
-            unchecked_param_type = "{width: number, height: number, rgba: Uint8ClampedArray}[]"
-        )]
+        #[wasm_bindgen(unchecked_param_type = "{width: number, height: number, rgba: Uint8ClampedArray}[]")]
         pictures: Array,
     ) -> Result<Vec<f32>, JsValue> {
         let loaded = self.loaded()?;
-        let pixels = pictures
-            .iter()
-            .map(|picture| convert::pixels(&picture))
-            .collect::<Result<Vec<_>, _>>()?;
+        let pixels = pictures.iter().map(|picture| convert::pixels(&picture)).collect::<Result<Vec<_>, _>>()?;
         drop(pictures);
         let vectors = loaded.tower.encode_images(&pixels).await;
         Ok(vectors.map_err(|error| loaded.explain(error))?.concat())
@@ -127,10 +115,7 @@ impl DualTowerHandle {
     pub fn bytes(&self) -> Result<Object, JsValue> {
         let loaded = self.loaded()?;
         let device = loaded.gpu.as_ref().map_or(0, |gpu| gpu.memory().allocated);
-        Ok(convert::object([
-            ("host", heap_bytes().into()),
-            ("device", (device as f64).into()),
-        ]))
+        Ok(convert::object([("host", heap_bytes().into()), ("device", (device as f64).into())]))
     }
 
     /// Frees everything, on the GPU too.
@@ -140,9 +125,7 @@ impl DualTowerHandle {
 
     fn loaded(&self) -> Result<Rc<Loaded>, WebError> {
         let loaded = self.loaded.borrow();
-        loaded
-            .clone()
-            .ok_or_else(|| WebError::run("disposed", "this tower has been disposed of"))
+        loaded.clone().ok_or_else(|| WebError::run("disposed", "this tower has been disposed of"))
     }
 }
 
@@ -159,9 +142,7 @@ impl Loaded {
         } else {
             Err(WebError::load(
                 "tower_widths",
-                format!(
-                    "pictures get {image} numbers and texts {text}: these are not two towers of one model"
-                ),
+                format!("pictures get {image} numbers and texts {text}: these are not two towers of one model"),
             ))
         }
     }
@@ -175,11 +156,7 @@ impl Loaded {
     }
 }
 
-async fn load(
-    mut files: Files,
-    device: &str,
-    report: impl Fn(f64),
-) -> Result<Loaded, WebError> {
+async fn load(mut files: Files, device: &str, report: impl Fn(f64)) -> Result<Loaded, WebError> {
     let gpu = match device {
         "wasm" => None,
         "webgpu" => Some(Gpu::new(&GpuOptions::default()).await?),
@@ -192,7 +169,7 @@ async fn load(
     let tokenizer = files
         .read("tokenizer.json")
         .ok_or_else(|| WebError::load("not_found", "the model's folder has no tokenizer.json"))?;
-    let mut fingerprint = Fingerprint::builder().file_bytes("tokenizer", &tokenizer);
+    let mut fingerprint = Fingerprint::builder();
 
     let joint = files.graph("model")?;
     let graphs = if let Some(name) = joint {
@@ -200,31 +177,21 @@ async fn load(
         Graphs::Joint(graph)
     } else {
         let mut one = |stem: &str| {
-            let missing = || {
-                WebError::load("not_found", format!("the model's folder has no {stem}.onnx"))
-            };
+            let missing = || WebError::load("not_found", format!("the model's folder has no {stem}.onnx"));
             let name = files.graph(stem)?.ok_or_else(missing)?;
             graph(&mut files, &name, stem, gpu.as_ref(), &mut fingerprint)
         };
         let image = one("vision_model")?;
         report(0.5);
         let text = one("text_model")?;
-        Graphs::Separate {
-            image: Some(image),
-            text: Some(text),
-        }
+        Graphs::Separate { image: Some(image), text: Some(text) }
     };
     report(0.9);
 
     let mut tower = DualTower::new(graphs, &config)?.with_tokenizer(&tokenizer, &config)?;
     tower.settle_padding().await?;
-    let fingerprint = fingerprint.facts("tower", &tower.facts()).finish();
-    let mut loaded = Loaded {
-        tower,
-        gpu,
-        fingerprint,
-        dim: 0,
-    };
+    let fingerprint = fingerprint.facts("preprocessing", &tower.facts()).finish();
+    let mut loaded = Loaded { tower, gpu, fingerprint, dim: 0 };
     loaded.dim = match config.model.projection_dim {
         Some(dim) => dim,
         None => loaded.probe().await?,
@@ -237,14 +204,7 @@ fn config(files: &Files) -> Result<FolderConfig, WebError> {
     let bytes = ConfigFiles::NAMES.map(|name| files.read(name));
     let [model, preprocessor, tokenizer, sentence, pooling, special_tokens] =
         bytes.each_ref().map(|bytes| bytes.as_deref());
-    Ok(FolderConfig::parse(&ConfigFiles {
-        model,
-        preprocessor,
-        tokenizer,
-        sentence,
-        pooling,
-        special_tokens,
-    })?)
+    Ok(FolderConfig::parse(&ConfigFiles { model, preprocessor, tokenizer, sentence, pooling, special_tokens })?)
 }
 
 /// Reads one graph; its bytes leave memory before the next one is read.
@@ -254,16 +214,13 @@ fn graph(
     role: &str,
     gpu: Option<&Gpu>,
     fingerprint: &mut FingerprintBuilder,
-) -> Result<Graph, WebError> {
+) -> Result<SessionTower, WebError> {
+    *fingerprint = fingerprint.clone().file(role, files.sha256(name));
     let bytes = files.take(name).unwrap_or_default();
-    *fingerprint = fingerprint.clone().file(role, Sha256::digest(&bytes).into());
-    let options = SessionOptions {
-        gpu: gpu.cloned(),
-        ..SessionOptions::default()
-    };
+    let options = SessionOptions { gpu: gpu.cloned(), ..SessionOptions::default() };
     let session = Session::from_onnx(&bytes, &files.beside(name), &ImportOptions::default(), options)
         .map_err(|error| WebError::from(error).in_file(name))?;
-    Ok(Graph::new(session))
+    Ok(SessionTower::new(session))
 }
 
 /// The size of the module's memory.
