@@ -171,20 +171,20 @@ async fn load(mut files: Files, device: &str, report: impl Fn(f64)) -> Result<Lo
         .ok_or_else(|| WebError::load("not_found", "the model's folder has no tokenizer.json"))?;
     let mut fingerprint = Fingerprint::builder();
 
-    let joint = files.graph("model")?;
-    let graphs = if let Some(name) = joint {
-        let graph = graph(&mut files, &name, "model", gpu.as_ref(), &mut fingerprint)?;
-        Graphs::Joint(graph)
-    } else {
-        let mut one = |stem: &str| {
-            let missing = || WebError::load("not_found", format!("the model's folder has no {stem}.onnx"));
-            let name = files.graph(stem)?.ok_or_else(missing)?;
-            graph(&mut files, &name, stem, gpu.as_ref(), &mut fingerprint)
+    let mut read = |files: &mut Files, stem: &str| -> Result<Option<SessionTower>, WebError> {
+        let Some(name) = files.graph(stem)? else {
+            return Ok(None);
         };
-        let image = one("vision_model")?;
-        report(0.5);
-        let text = one("text_model")?;
-        Graphs::Separate { image: Some(image), text: Some(text) }
+        graph(files, &name, stem, gpu.as_ref(), &mut fingerprint).map(Some)
+    };
+    let image = read(&mut files, "vision_model")?;
+    report(0.5);
+    let text = read(&mut files, "text_model")?;
+    let graphs = if image.is_some() || text.is_some() {
+        Graphs::Separate { image, text }
+    } else {
+        let missing = "the model's folder has neither vision_model.onnx and text_model.onnx nor model.onnx";
+        Graphs::Joint(read(&mut files, "model")?.ok_or_else(|| WebError::load("not_found", missing))?)
     };
     report(0.9);
 

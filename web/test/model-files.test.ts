@@ -136,10 +136,10 @@ test("without a manifest the exporters' names are tried, quantized graphs first"
   const { fetch } = server(files);
   const got = await fetchModel(folder, undefined, { meter: meter(), fetch });
   assert.deepEqual(got.map(({ name }) => name).sort(), [
+    "onnx/text_model_quantized.onnx",
+    "onnx/vision_model.onnx",
     "preprocessor_config.json",
-    "text_model_quantized.onnx",
     "tokenizer.json",
-    "vision_model.onnx",
   ]);
   await assert.rejects(fetchModel(folder, "fp16", { meter: meter(), fetch }), kind("not_found"));
 });
@@ -185,4 +185,7 @@ test("of several precisions one is fetched, with its weights, and everything els
   assert.deepEqual(chosen(), [paths[0], paths[3], paths[4], paths[5]]);
   assert.deepEqual(chosen(""), [paths[0], paths[1], paths[2], paths[5]]);
   assert.throws(() => chosen("q4"), kind("no_such_variant"));
+  const whole = { path: "onnx/model.onnx", bytes: 1, sha256: "" };
+  assert.deepEqual(selectFiles([...entries, whole], undefined).includes(whole), false);
+  assert.deepEqual(selectFiles([whole], undefined), [whole]);
 });

@@ -43,7 +43,6 @@ const OPTIONAL = [
   "sentence_bert_config.json",
   "1_Pooling/config.json",
 ] as const;
-const GRAPHS = ["vision_model", "text_model"] as const;
 const GRAPH_FOLDERS = ["", "onnx/"] as const;
 
 /**
@@ -149,9 +148,17 @@ export function selectFiles(
   const chosen = new Map(
     Array.from(variants, ([stem, known]) => [stem, choose(stem, known, variant)] as const),
   );
+  // A model that is there whole and in two towers is wanted in towers: neither waits for the other's half.
+  const split = ["vision_model", "text_model"].every((tower) =>
+    Array.from(variants.keys()).some((stem) => stem.endsWith(tower)),
+  );
   return manifest.filter((_, i) => {
     const graph = graphs[i];
-    return graph === undefined || graph.variant === chosen.get(graph.stem);
+    if (graph === undefined) {
+      return true;
+    }
+    const superfluous = split && /(?:^|\/)model$/.test(graph.stem);
+    return !superfluous && graph.variant === chosen.get(graph.stem);
   });
 }
 
@@ -236,28 +243,36 @@ async function fetchByConvention(
       }
       throw error;
     });
-  const graph = async (stem: string): Promise<ModelFile> => {
+  const graph = async (stem: string): Promise<ModelFile | undefined> => {
     const suffixes = variant === undefined ? ["_quantized", ""] : [variant && `_${variant}`];
     for (const inFolder of GRAPH_FOLDERS) {
       for (const suffix of suffixes) {
-        const name = `${stem}${suffix}.onnx`;
-        const found = await optional(inFolder + name);
+        const found = await optional(`${inFolder}${stem}${suffix}.onnx`);
         if (found) {
-          return { name, bytes: found.bytes };
+          return found;
         }
       }
     }
-    throw new LoadError(
-      "not_found",
-      `${folder} has no ${MANIFEST} and no ${stem}${suffixes[0]}.onnx`,
-    );
+    return undefined;
   };
-  const files = await Promise.all([
-    ...REQUIRED.map(named),
-    ...OPTIONAL.map(optional),
-    ...GRAPHS.map(graph),
+  const towers = async (): Promise<(ModelFile | undefined)[]> => {
+    const found = await Promise.all([graph("vision_model"), graph("text_model")]);
+    const graphs = found.some(Boolean) ? found : [await graph("model")];
+    if (graphs.some((file) => file === undefined)) {
+      const wanted = variant === undefined ? "" : ` in the variant "${variant}"`;
+      throw new LoadError(
+        "not_found",
+        `${folder} has no ${MANIFEST}, and neither vision_model.onnx and text_model.onnx nor model.onnx${wanted}`,
+      );
+    }
+    return graphs;
+  };
+  const [required, extra, graphs] = await Promise.all([
+    Promise.all(REQUIRED.map(named)),
+    Promise.all(OPTIONAL.map(optional)),
+    towers(),
   ]);
-  return files.filter((file) => file !== undefined);
+  return [...required, ...extra, ...graphs].filter((file) => file !== undefined);
 }
 
 async function request(
