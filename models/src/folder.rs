@@ -34,7 +34,9 @@ pub enum FolderError {
     #[error("{0:?} names a model on the Hugging Face hub, and this version does not download")]
     Hub(String),
     /// No graph file where one should be.
-    #[error("{0} holds no graph: neither vision_model*.onnx and text_model*.onnx nor model*.onnx, at its top or in onnx/")]
+    #[error(
+        "{0} holds no graph: neither vision_model*.onnx and text_model*.onnx nor model*.onnx, at its top or in onnx/"
+    )]
     NoGraph(PathBuf),
     /// No graph in the precision asked for.
     #[error("{model} has no {role} in {precision}; it has {available}")]
