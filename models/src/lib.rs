@@ -7,3 +7,4 @@ pub mod catalog;
 pub mod check;
 pub mod dual;
 pub mod folder;
+pub mod shapes;

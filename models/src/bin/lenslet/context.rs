@@ -1,0 +1,163 @@
+//! What all commands share: device, threads, form of the output, model.
+
+use std::path::Path;
+
+use clap::{Args, ValueEnum};
+use lenslet::SessionOptions;
+use lenslet::gpu::{Gpu, GpuOptions};
+use lenslet::tasks::image::{Pixels, decode};
+use lenslet_models::catalog;
+use lenslet_models::dual::{DualModel, Need};
+use lenslet_models::folder::{ModelFolder, Precision};
+
+use crate::failure::Failure;
+
+/// Options of every command.
+#[derive(Args)]
+pub(crate) struct GlobalArgs {
+    /// Where to run: auto, cpu or gpu. auto takes a real GPU if there is one
+    #[arg(long, global = true, default_value = "auto", value_parser = parse_device, value_name = "DEVICE")]
+    device: Device,
+    /// CPU threads; 0 means all cores
+    #[arg(long, global = true, default_value_t = 0, value_name = "N", hide_default_value = true)]
+    threads: usize,
+    /// Print one JSON object instead of text
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+/// Where to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Device {
+    Auto,
+    Cpu,
+    Gpu,
+}
+
+fn parse_device(text: &str) -> Result<Device, String> {
+    match text {
+        "auto" => Ok(Device::Auto),
+        "cpu" => Ok(Device::Cpu),
+        "gpu" => Ok(Device::Gpu),
+        _ if text.starts_with("server:") => Err("this version does not run models on a server; use cpu or gpu".into()),
+        _ => Err("expected auto, cpu or gpu".into()),
+    }
+}
+
+/// The model of a command.
+#[derive(Args)]
+pub(crate) struct ModelArgs {
+    /// A known name (photo-search, emoji-clip) or a model's folder
+    #[arg(long, short, value_name = "MODEL")]
+    pub(crate) model: Option<String>,
+    /// Which of the folder's graph files: auto takes the most exact
+    #[arg(long, default_value = "auto", value_name = "PRECISION")]
+    pub(crate) precision: PrecisionArg,
+}
+
+/// [`Precision`] as an argument.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PrecisionArg {
+    Auto,
+    Fp32,
+    Fp16,
+    Int8,
+    Q4,
+}
+
+impl From<PrecisionArg> for Precision {
+    fn from(argument: PrecisionArg) -> Self {
+        match argument {
+            PrecisionArg::Auto => Precision::Auto,
+            PrecisionArg::Fp32 => Precision::Fp32,
+            PrecisionArg::Fp16 => Precision::Fp16,
+            PrecisionArg::Int8 => Precision::Int8,
+            PrecisionArg::Q4 => Precision::Q4,
+        }
+    }
+}
+
+impl ModelArgs {
+    /// The folder asked for, or the catalog's first model.
+    pub(crate) fn folder(&self) -> Result<ModelFolder, Failure> {
+        let default = || catalog::entries().first().map_or("", |entry| entry.name.as_str());
+        Ok(ModelFolder::locate(self.model.as_deref().unwrap_or_else(default))?)
+    }
+
+    /// Finds and loads the model.
+    pub(crate) fn load(&self, context: &Context, need: Need) -> Result<DualModel, Failure> {
+        Ok(DualModel::load(&self.folder()?, self.precision.into(), need, &context.options()?)?)
+    }
+}
+
+/// What all commands need.
+pub(crate) struct Context {
+    device: Device,
+    threads: usize,
+    /// Print JSON.
+    pub(crate) json: bool,
+}
+
+impl Context {
+    pub(crate) fn new(args: GlobalArgs) -> Self {
+        Context { device: args.device, threads: args.threads, json: args.json }
+    }
+
+    /// How sessions run: opens the GPU if one is to be used.
+    pub(crate) fn options(&self) -> Result<SessionOptions, Failure> {
+        let open = |reject_software| {
+            let options = GpuOptions { reject_software, ..GpuOptions::default() };
+            pollster::block_on(Gpu::new(&options))
+        };
+        let gpu = match self.device {
+            Device::Cpu => None,
+            Device::Gpu => Some(open(false)?),
+            Device::Auto => open(true).ok(),
+        };
+        Ok(SessionOptions { threads: self.threads, gpu })
+    }
+
+    /// Threads for work beside the model.
+    pub(crate) fn threads(&self) -> usize {
+        match self.threads {
+            0 => std::thread::available_parallelism().map_or(1, |n| n.get()),
+            n => n,
+        }
+    }
+}
+
+/// `gpu` or `cpu`, as reports say it.
+pub(crate) fn device_name(options: &SessionOptions) -> &'static str {
+    if options.gpu.is_some() { "gpu" } else { "cpu" }
+}
+
+/// Reads and decodes a picture file.
+pub(crate) fn read_picture(path: &Path) -> Result<Pixels, Failure> {
+    let bytes = std::fs::read(path).map_err(|source| Failure::io(path, &source))?;
+    decode(&bytes).map_err(|source| Failure::picture(path, &source))
+}
+
+/// The vector of one picture file.
+pub(crate) fn picture_vector(model: &DualModel, path: &Path) -> Result<Vec<f32>, Failure> {
+    let pixels = read_picture(path)?;
+    let vectors = pollster::block_on(model.tower.encode_images(&[pixels]))?;
+    Ok(vectors.into_iter().next().unwrap_or_default())
+}
+
+/// The vector of one text.
+pub(crate) fn text_vector(model: &DualModel, text: &str) -> Result<Vec<f32>, Failure> {
+    let vectors = pollster::block_on(model.tower.encode_texts(&[text]))?;
+    Ok(vectors.into_iter().next().unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_parsed_and_servers_refused() {
+        assert_eq!(parse_device("gpu"), Ok(Device::Gpu));
+        assert!(parse_device("server:http://localhost").unwrap_err().contains("does not run"));
+        assert!(parse_device("tpu").is_err());
+    }
+}

@@ -1,0 +1,126 @@
+//! Sensible sizes for the inputs of a graph that leaves them open, for reports and measurements.
+
+use std::collections::BTreeMap;
+
+use lenslet::TensorInfo;
+use lenslet::plan::Concrete;
+use lenslet::tensor::{DType, Tensor, TensorError};
+
+/// A token sequence when nothing else is said.
+const TOKENS: i64 = 16;
+/// Height and width of a picture when nothing else is said.
+const PIXELS: i64 = 224;
+
+/// Types and shapes for all inputs: those given by name, and defaults for the rest. A size that a given shape fixes
+/// holds in all inputs.
+///
+/// # Errors
+/// A sentence that names the input, if a given one does not exist or does not fit.
+pub fn input_shapes(
+    inputs: &[TensorInfo],
+    given: &BTreeMap<String, Vec<usize>>,
+    picture: Option<[u32; 2]>,
+) -> Result<Vec<Concrete>, String> {
+    let mut sizes: BTreeMap<String, i64> = BTreeMap::new();
+    for (name, shape) in given {
+        let Some(info) = inputs.iter().find(|info| *info.name == **name) else {
+            let known: Vec<String> = inputs.iter().map(TensorInfo::to_string).collect();
+            return Err(format!("there is no input {name}; the inputs are {}", known.join(", ")));
+        };
+        let fits = info.shape.len() == shape.len()
+            && info.shape.iter().zip(shape).all(|(dim, &size)| dim.as_const().is_none_or(|n| n == size as i64));
+        if !fits {
+            return Err(format!("{shape:?} does not fit {info}"));
+        }
+        for (dim, &size) in info.shape.iter().zip(shape) {
+            if let Some(symbol) = dim.as_symbol() {
+                sizes.insert(symbol.to_string(), size as i64);
+            }
+        }
+    }
+    let shapes = inputs.iter().map(|info| {
+        let shape = match given.get(&*info.name) {
+            Some(shape) => shape.clone(),
+            None => {
+                let size = |(at, dim): (usize, &lenslet::graph::Dim)| {
+                    let named = dim.as_symbol().map(|symbol| size_of(symbol, at, &sizes, picture));
+                    dim.as_const().or(named).and_then(|n| usize::try_from(n).ok()).unwrap_or(1)
+                };
+                info.shape.iter().enumerate().map(size).collect()
+            }
+        };
+        (info.dtype, shape)
+    });
+    Ok(shapes.collect())
+}
+
+/// The size that exporters mean by a name; `at` is its position in the shape.
+fn size_of(symbol: &str, at: usize, sizes: &BTreeMap<String, i64>, picture: Option<[u32; 2]>) -> i64 {
+    if let Some(&size) = sizes.get(symbol) {
+        return size;
+    }
+    // Exporters write sums as names: "past_sequence_length + sequence_length".
+    if symbol.contains('+') {
+        let part = |part: &str| part.parse().unwrap_or_else(|_| size_of(part, at, sizes, picture));
+        return symbol.split('+').map(|text| part(text.trim())).sum();
+    }
+    let [height, width] = picture.map_or([PIXELS; 2], |size| size.map(i64::from));
+    let name = symbol.to_lowercase();
+    match at {
+        _ if name.contains("batch") || name.contains("num_images") => 1,
+        _ if name.contains("channel") => 3,
+        _ if name.contains("height") => height,
+        _ if name.contains("width") => width,
+        0 => 1,
+        _ => TOKENS,
+    }
+}
+
+/// A tensor with small numbers that no model minds: ones for integers (ids and masks), a slow wave for floats.
+///
+/// # Errors
+/// [`TensorError`] if the shape is too large.
+pub fn sample(dtype: DType, shape: &[usize]) -> Result<Tensor, TensorError> {
+    let len = lenslet::tensor::element_count(shape)?;
+    match dtype {
+        DType::F32 => {
+            let wave: Vec<f32> = (0..len).map(|i| ((i % 997) as f32 * 0.013).sin()).collect();
+            Tensor::from_slice(shape, &wave)
+        }
+        DType::I64 => Tensor::from_slice(shape, &vec![1i64; len]),
+        DType::I32 => Tensor::from_slice(shape, &vec![1i32; len]),
+        _ => Tensor::from_bytes(dtype, shape, &vec![0; len * dtype.size()]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lenslet::graph::Dim;
+
+    fn info(name: &str, dtype: DType, shape: Vec<Dim>) -> TensorInfo {
+        TensorInfo { name: name.into(), dtype, shape }
+    }
+
+    #[test]
+    fn names_say_what_sizes_mean() {
+        let (batch, length) = (Dim::symbol("batch_size"), Dim::symbol("sequence_length"));
+        let total = Dim::symbol("past_sequence_length + sequence_length");
+        let inputs = [
+            info("input_ids", DType::I64, vec![batch.clone(), length]),
+            info("attention_mask", DType::I64, vec![batch.clone(), total]),
+            info("pixel_values", DType::F32, vec![batch, 3i64.into(), Dim::symbol("height"), Dim::symbol("width")]),
+        ];
+        let shapes = input_shapes(&inputs, &BTreeMap::new(), Some([112, 96])).unwrap();
+        assert_eq!(shapes[0].1, [1, 16]);
+        assert_eq!(shapes[1].1, [1, 32]);
+        assert_eq!(shapes[2].1, [1, 3, 112, 96]);
+        let given = BTreeMap::from([("input_ids".to_owned(), vec![2, 7])]);
+        let shapes = input_shapes(&inputs, &given, None).unwrap();
+        assert_eq!((&shapes[1].1[..], &shapes[2].1[..]), (&[2, 23][..], &[2, 3, 224, 224][..]));
+        let wrong = BTreeMap::from([("pixel_values".to_owned(), vec![1, 4, 8, 8])]);
+        assert!(input_shapes(&inputs, &wrong, None).unwrap_err().contains("pixel_values"));
+        let unknown = BTreeMap::from([("x".to_owned(), vec![1])]);
+        assert!(input_shapes(&inputs, &unknown, None).unwrap_err().contains("input_ids"));
+    }
+}
