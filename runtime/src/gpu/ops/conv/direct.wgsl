@@ -73,7 +73,7 @@ fn main(
     if ((p.flags & BIAS) != 0u) {
         sum += bias[channel];
     }
-    sum = activate(p.activation, sum, p.activation_a, p.activation_b);
+    sum = unary(p.activation, sum, p.activation_a, p.activation_b);
     if ((p.flags & RESIDUAL) != 0u) {
         sum += residual[at];
     }

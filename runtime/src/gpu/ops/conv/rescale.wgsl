@@ -38,7 +38,7 @@ fn main(
     if ((p.flags & BIAS) != 0u) {
         v += bias[channel];
     }
-    v = activate(p.activation, v, p.activation_a, p.activation_b);
+    v = unary(p.activation, v, p.activation_a, p.activation_b);
     if ((p.flags & RESIDUAL) != 0u) {
         v += residual[at];
     }

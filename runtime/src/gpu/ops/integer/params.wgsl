@@ -88,7 +88,7 @@ fn store(product: i32, row: u32, col: u32, z: u32, rows: vec2<u32>) {
     if ((p.flags & BIAS) != 0u) {
         v += bias[channel];
     }
-    v = activate(p.activation, v, p.activation_a, p.activation_b);
+    v = unary(p.activation, v, p.activation_a, p.activation_b);
     if ((p.flags & RESIDUAL) != 0u) {
         v += residual[at];
     }

@@ -15,7 +15,7 @@ fn store(sum: f32, row: u32, col: u32, z: u32) {
             v += bias[col];
         }
     }
-    v = activate(p.activation, v, p.activation_a, p.activation_b);
+    v = unary(p.activation, v, p.activation_a, p.activation_b);
     if ((p.flags & RESIDUAL) != 0u) {
         v += residual[at];
     }
