@@ -8,7 +8,9 @@
 mod pack;
 
 use bytemuck::{Pod, Zeroable};
-pub(crate) use pack::{PackParams, Packed, pack, pack_matrix, packed_once};
+#[cfg(test)]
+pub(crate) use pack::key as pack_key;
+pub(crate) use pack::{PackParams, Packed, fits as pack_fits, pack, pack_matrix};
 
 use super::matmul::{self, Extents, KernelChoice, choose, epilogue_fits, fits, scaled};
 use super::unary::{activation_code, is_activation};
@@ -175,9 +177,7 @@ struct Inputs {
 fn inputs_of(op: &Op) -> Option<Inputs> {
     match op {
         Op::MatMulInteger => Some(Inputs { a_zero: 2, b_zero: 3, activation: None, to_float: false }),
-        Op::MatMulIntegerToFloat(m) => {
-            Some(Inputs { a_zero: 4, b_zero: 5, activation: m.activation, to_float: true })
-        }
+        Op::MatMulIntegerToFloat(m) => Some(Inputs { a_zero: 4, b_zero: 5, activation: m.activation, to_float: true }),
         _ => None,
     }
 }
@@ -194,9 +194,8 @@ pub(crate) fn supports(op: &Op, facts: &Facts<'_>) -> bool {
         None => true,
         Some(t) => t == dtype && [1, many].contains(&facts.input_len(i)),
     };
-    let scale_fits = |i: usize, many: usize| {
-        facts.input_type(i) == Some(DType::F32) && [1, many].contains(&facts.input_len(i))
-    };
+    let scale_fits =
+        |i: usize, many: usize| facts.input_type(i) == Some(DType::F32) && [1, many].contains(&facts.input_len(i));
     let output = if at.to_float { DType::F32 } else { DType::I32 };
     ta.is_int8()
         && tb.is_int8()

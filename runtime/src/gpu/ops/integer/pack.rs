@@ -113,7 +113,7 @@ pub(crate) fn matrix_key() -> PipelineKey {
 ///
 /// The zero points are part of the packed form, so it is only reused with the same ones; a constant that meets a second
 /// set of zero points, or is seen under a second shape, is packed each time.
-pub(crate) fn packed_once(
+fn packed_once(
     src: &GpuTensor,
     zero: Option<&GpuTensor>,
     names: [&'static str; 2],

@@ -33,7 +33,8 @@ fn naive(
         for i in 0..m {
             for j in 0..n {
                 let term = |x: usize| {
-                    (value(ta, a[(batch * m + i) * k + x]) - zero(ta, za, i)) * (value(tb, b[x * n + j]) - zero(tb, zb, j))
+                    (value(ta, a[(batch * m + i) * k + x]) - zero(ta, za, i))
+                        * (value(tb, b[x * n + j]) - zero(tb, zb, j))
                 };
                 out.push((0..k).map(term).sum::<i64>() as i32);
             }
@@ -46,7 +47,8 @@ fn naive(
 fn accumulators_are_equal_bit_for_bit() {
     let devices = [gpu(), plain_gpu()];
     let mut rng = Lcg(5);
-    let shapes = [[1, 1, 1, 1], [1, 3, 5, 7], [1, 4, 33, 70], [1, 65, 66, 67], [1, 9, 130, 128], [3, 17, 20, 33], [1, 5, 4, 0]];
+    let shapes =
+        [[1, 1, 1, 1], [1, 3, 5, 7], [1, 4, 33, 70], [1, 65, 66, 67], [1, 9, 130, 128], [3, 17, 20, 33], [1, 5, 4, 0]];
     for gpu in devices.iter().flatten() {
         for (case, dims) in shapes.into_iter().enumerate() {
             for types in 0..4 {
@@ -54,7 +56,8 @@ fn accumulators_are_equal_bit_for_bit() {
                 let tb = [DType::U8, DType::I8][types / 2];
                 let [batches, m, n, k] = dims;
                 let shared_b = (case + types) % 2 == 0;
-                let (a, b) = (bytes(&mut rng, batches * m * k), bytes(&mut rng, if shared_b { 1 } else { batches } * k * n));
+                let (a, b) =
+                    (bytes(&mut rng, batches * m * k), bytes(&mut rng, if shared_b { 1 } else { batches } * k * n));
                 let za = bytes(&mut rng, [0, 1, m][(case + types) % 3]);
                 let zb = bytes(&mut rng, [0, n, 1][(case + types / 2) % 3]);
                 let want = naive((ta, &a, &za), (tb, &b, &zb), dims);

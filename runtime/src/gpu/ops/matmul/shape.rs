@@ -63,14 +63,7 @@ impl Extents {
             out[4usize.checked_sub(values.len())?..].copy_from_slice(values);
             Some(out)
         };
-        Some(Extents {
-            m,
-            n,
-            k,
-            batch: pad(&dims, 1)?,
-            a_batch: pad(&moves[0], 0)?,
-            b_batch: pad(&moves[1], 0)?,
-        })
+        Some(Extents { m, n, k, batch: pad(&dims, 1)?, a_batch: pad(&moves[0], 0)?, b_batch: pad(&moves[1], 0)? })
     }
 
     /// How many products there are.

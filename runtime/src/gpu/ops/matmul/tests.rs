@@ -109,7 +109,8 @@ fn random_shapes_with_both_kernels_and_the_epilogue() {
     let mut rng = Lcg(4);
     for case in 0..24 {
         let (m, n, k) = (1 + rng.below(9), 1 + rng.below(150), 1 + rng.below(200));
-        let activation = [None, Some(Unary::Relu), Some(Unary::Gelu), Some(Unary::QuickGelu { alpha: 1.702 })][case % 4];
+        let activation =
+            [None, Some(Unary::Relu), Some(Unary::Gelu), Some(Unary::QuickGelu { alpha: 1.702 })][case % 4];
         let op = MatMul { activation, ..Default::default() };
         let (a, b) = (rng.floats(m * k), rng.floats(k * n));
         let (bias, residual) = (rng.floats(n), rng.floats(m * n));
@@ -130,8 +131,7 @@ fn random_shapes_with_both_kernels_and_the_epilogue() {
                 (0.5 * x as f64 * (1.0 + erf)) as f32
             }
         };
-        let want: Vec<f32> =
-            sums.iter().enumerate().map(|(i, s)| act(s + bias[i % n]) + residual[i]).collect();
+        let want: Vec<f32> = sums.iter().enumerate().map(|(i, s)| act(s + bias[i % n]) + residual[i]).collect();
         let upload = |shape: &[usize], v: &[f32]| gpu.upload(Tensor::from_slice(shape, v).unwrap().view()).unwrap();
         let inputs = [upload(&[m, k], &a), upload(&[k, n], &b), upload(&[n], &bias), upload(&[m, n], &residual)];
         let inputs: Vec<_> = inputs.iter().map(Some).collect();

@@ -113,7 +113,9 @@ fn rows_of_a_quantized_table() {
             let scale_row = *scale_shape.last().unwrap();
             let zero_bytes = (scale_row * bits as usize).div_ceil(8);
             let zeros: Vec<u8> = (0..scales.len() / scale_row * zero_bytes).map(|_| rng.next() as u8).collect();
-            let indices: Vec<i64> = (0..7).map(|_| rng.below(shape[gather_axis]) as i64 - (rng.below(2) * shape[gather_axis]) as i64).collect();
+            let indices: Vec<i64> = (0..7)
+                .map(|_| rng.below(shape[gather_axis]) as i64 - (rng.below(2) * shape[gather_axis]) as i64)
+                .collect();
 
             let inner: usize = shape[gather_axis + 1..].iter().product();
             let outer: usize = shape[..gather_axis].iter().product();
