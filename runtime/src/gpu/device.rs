@@ -300,9 +300,11 @@ impl Gpu {
         self.shared.pool.stats()
     }
 
-    /// Gives buffers that nothing uses back to the driver.
+    /// Gives buffers that nothing uses back to the driver. Call it after a model was dropped: until then, or until the next
+    /// kernel is recorded, the driver may keep its memory.
     pub fn clear_pool(&self) {
         self.shared.pool.clear();
+        lock(&self.shared.recorder).forget();
     }
 }
 
@@ -351,13 +353,20 @@ fn is_software(info: &wgpu::AdapterInfo) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gpu::testing::gpu;
+    use crate::gpu::testing::{gpu, plain_gpu};
 
     #[test]
     fn an_unknown_adapter_is_an_error_that_lists_the_others() {
         let options = GpuOptions { adapter: Some("no such adapter".into()), ..Default::default() };
         let error = pollster::block_on(Gpu::new(&options)).unwrap_err();
         assert_eq!(error.kind(), "no-adapter");
+    }
+
+    #[test]
+    fn a_plain_device_has_nothing_optional() {
+        let Some(gpu) = plain_gpu() else { return };
+        let caps = gpu.caps();
+        assert!(!caps.f16 && !caps.subgroups && !caps.dot4 && !caps.timestamps);
     }
 
     #[test]

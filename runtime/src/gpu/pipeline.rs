@@ -55,6 +55,8 @@ pub mod shared {
     pub static UNARY: Snippet = Snippet { name: "unary_fn", text: include_str!("ops/shared/unary_fn.wgsl") };
     /// `load_f16`, `load_u8`, `load_i8`: an element of a packed word.
     pub static PACKED: Snippet = Snippet { name: "packed", text: include_str!("ops/shared/packed.wgsl") };
+    /// `row_sum`, `row_max`: reductions over the lanes of a workgroup of 256 that share a row; sets `LANES`.
+    pub static ROWS: Snippet = Snippet { name: "rows", text: include_str!("ops/shared/rows.wgsl") };
 }
 
 /// What a pipeline is cached under: a shader, the snippets before it, and its constants.

@@ -28,7 +28,7 @@ pub struct PoolStats {
 pub struct PooledBuffer {
     pub(crate) buffer: wgpu::Buffer,
     pub(crate) size: u64,
-    /// Unique over the life of the device's pool.
+    /// The same each time this memory is handed out, and never given to other memory.
     pub(crate) id: u64,
     /// Whether to keep the buffer for others when it is dropped.
     recycled: bool,
@@ -48,9 +48,10 @@ impl Drop for PooledBuffer {
         let mut state = lock(&self.pool.state);
         state.stats.in_use -= self.size;
         if self.recycled {
-            state.free.entry(self.size).or_default().push(self.buffer.clone());
+            state.free.entry(self.size).or_default().push((self.buffer.clone(), self.id));
         } else {
             state.stats.allocated -= self.size;
+            self.pool.retired.fetch_add(1, Ordering::Relaxed);
             // Commands that wait to be submitted keep the driver's memory alive by themselves.
         }
     }
@@ -59,11 +60,14 @@ impl Drop for PooledBuffer {
 struct PoolShared {
     state: Mutex<PoolState>,
     next_id: AtomicU64,
+    /// Buffers given back to the driver.
+    retired: AtomicU64,
 }
 
 #[derive(Default)]
 struct PoolState {
-    free: BTreeMap<u64, Vec<wgpu::Buffer>>,
+    /// By size.
+    free: BTreeMap<u64, Vec<(wgpu::Buffer, u64)>>,
     stats: PoolStats,
 }
 
@@ -82,7 +86,7 @@ fn size_class(bytes: u64) -> u64 {
 
 impl Pool {
     pub(crate) fn new(device: &wgpu::Device, caps: &Caps) -> Self {
-        let shared = PoolShared { state: Mutex::default(), next_id: AtomicU64::new(0) };
+        let shared = PoolShared { state: Mutex::default(), next_id: AtomicU64::new(0), retired: AtomicU64::new(0) };
         let max_size = caps.max_buffer_size.min(caps.max_storage_buffer_binding_size);
         #[allow(clippy::arc_with_non_send_sync)] // In browsers wgpu's handles stay on one thread.
         Pool { device: device.clone(), max_size, shared: Arc::new(shared) }
@@ -95,7 +99,7 @@ impl Pool {
         let size = class.unwrap_or(bytes.next_multiple_of(16));
         let free = lock(&self.shared.state).free.get_mut(&size).and_then(Vec::pop);
         match free {
-            Some(buffer) => Ok(self.wrap(buffer, size, true)),
+            Some((buffer, id)) => Ok(self.wrap(buffer, id, size, true)),
             None => self.create(size, true),
         }
     }
@@ -116,11 +120,11 @@ impl Pool {
         let descriptor = wgpu::BufferDescriptor { label: None, size, usage, mapped_at_creation: false };
         let buffer = self.device.create_buffer(&descriptor);
         lock(&self.shared.state).stats.allocated += size;
-        Ok(self.wrap(buffer, size, recycled))
+        let id = self.shared.next_id.fetch_add(1, Ordering::Relaxed);
+        Ok(self.wrap(buffer, id, size, recycled))
     }
 
-    fn wrap(&self, buffer: wgpu::Buffer, size: u64, recycled: bool) -> PooledBuffer {
-        let id = self.shared.next_id.fetch_add(1, Ordering::Relaxed);
+    fn wrap(&self, buffer: wgpu::Buffer, id: u64, size: u64, recycled: bool) -> PooledBuffer {
         let mut state = lock(&self.shared.state);
         state.stats.in_use += size;
         state.stats.peak = state.stats.peak.max(state.stats.in_use);
@@ -137,6 +141,12 @@ impl Pool {
         let free = std::mem::take(&mut state.free);
         let bytes: u64 = free.iter().map(|(size, buffers)| size * buffers.len() as u64).sum();
         state.stats.allocated -= bytes;
+        self.shared.retired.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A number that changes whenever memory went back to the driver: what remembers buffers must then forget them.
+    pub(crate) fn retired(&self) -> u64 {
+        self.shared.retired.load(Ordering::Relaxed)
     }
 }
 

@@ -1,7 +1,11 @@
 //! Dispatches gathered into command buffers.
 //!
 //! One compute pass stays open over many dispatches. Their parameter blocks gather in one host buffer that the queue
-//! writes just before the submission, so one uniform buffer serves for ever.
+//! writes just before the submission, so one uniform buffer serves for ever. Since the pool hands out the same buffers in
+//! each run of a model, bind groups are remembered: making one costs more than the rest of a dispatch, above all in
+//! browsers.
+
+use std::collections::HashMap;
 
 use super::device::{Caps, Gpu, lock};
 use super::pipeline::{PARAMS_BYTES, PipelineKey};
@@ -11,6 +15,9 @@ use crate::error::KernelError;
 /// Submit after so many dispatches: often enough that the device starts early, seldom enough that submissions cost
 /// little.
 const DISPATCHES_PER_SUBMIT: usize = 64;
+
+/// Bind groups remembered before all are forgotten: several models' worth.
+const MAX_BIND_GROUPS: usize = 8192;
 
 /// One kernel launch.
 pub(crate) struct Dispatch<'a> {
@@ -52,6 +59,10 @@ pub(crate) struct Recorder {
     params: Vec<u8>,
     params_buffer: wgpu::Buffer,
     alignment: usize,
+    /// By the layout (inputs, outputs) and the buffers' ids.
+    groups: HashMap<(u32, u32, Vec<u64>), wgpu::BindGroup>,
+    /// [`super::pool::Pool::retired`] when `groups` was last emptied.
+    retired: u64,
     /// Dispatches over the device's life.
     pub(crate) total: u64,
 }
@@ -66,8 +77,17 @@ impl Recorder {
             usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
             mapped_at_creation: false,
         });
-        let params = Vec::new();
-        Recorder { pass: None, encoder: None, dispatches: 0, params, params_buffer, alignment, total: 0 }
+        Recorder {
+            pass: None,
+            encoder: None,
+            dispatches: 0,
+            params: Vec::new(),
+            params_buffer,
+            alignment,
+            groups: HashMap::new(),
+            retired: 0,
+            total: 0,
+        }
     }
 
     fn encoder(&mut self, device: &wgpu::Device) -> &mut wgpu::CommandEncoder {
@@ -102,6 +122,11 @@ impl Recorder {
     pub(crate) fn copy(&mut self, device: &wgpu::Device, from: &wgpu::Buffer, to: &wgpu::Buffer, size: u64) {
         self.pass = None;
         self.encoder(device).copy_buffer_to_buffer(from, 0, to, 0, size);
+    }
+
+    /// Forgets bind groups, which keep buffers alive.
+    pub(crate) fn forget(&mut self) {
+        self.groups.clear();
     }
 
     /// Hands everything recorded to the device.
@@ -146,23 +171,35 @@ impl Gpu {
             return misfit("more absent outputs than there is memory for");
         };
         let mut recorder = lock(&self.shared.recorder);
-        let params = wgpu::BufferBinding {
-            buffer: &recorder.params_buffer,
-            offset: 0,
-            size: wgpu::BufferSize::new(PARAMS_BYTES),
-        };
-        let mut entries = vec![wgpu::BindGroupEntry { binding: 0, resource: wgpu::BindingResource::Buffer(params) }];
-        entries.extend(
-            buffers
-                .iter()
-                .enumerate()
-                .map(|(i, b)| wgpu::BindGroupEntry { binding: i as u32 + 1, resource: b.buffer.as_entire_binding() }),
-        );
-        let group = device.create_bind_group(&wgpu::BindGroupDescriptor {
-            label: None,
-            layout: &pipeline.bindings,
-            entries: &entries,
-        });
+        let retired = self.shared.pool.retired();
+        if recorder.retired != retired || recorder.groups.len() >= MAX_BIND_GROUPS {
+            // A remembered group would keep memory alive that was given back.
+            recorder.groups.clear();
+            recorder.retired = retired;
+        }
+        let ids = (shader.inputs, shader.outputs, buffers.iter().map(|b| b.id).collect::<Vec<_>>());
+        let known = recorder.groups.get(&ids).cloned();
+        let group =
+            known.unwrap_or_else(|| {
+                let params = wgpu::BufferBinding {
+                    buffer: &recorder.params_buffer,
+                    offset: 0,
+                    size: wgpu::BufferSize::new(PARAMS_BYTES),
+                };
+                let mut entries =
+                    vec![wgpu::BindGroupEntry { binding: 0, resource: wgpu::BindingResource::Buffer(params) }];
+                entries.extend(buffers.iter().enumerate().map(|(i, b)| wgpu::BindGroupEntry {
+                    binding: i as u32 + 1,
+                    resource: b.buffer.as_entire_binding(),
+                }));
+                let group = device.create_bind_group(&wgpu::BindGroupDescriptor {
+                    label: None,
+                    layout: &pipeline.bindings,
+                    entries: &entries,
+                });
+                recorder.groups.insert(ids, group.clone());
+                group
+            });
         recorder.push(device, &pipeline.pipeline, &group, d.params, d.groups);
         if recorder.dispatches >= DISPATCHES_PER_SUBMIT {
             recorder.submit(&self.shared.queue);

@@ -17,12 +17,21 @@ use crate::tensor::DType;
 
 pub(crate) mod attention;
 pub(crate) mod binary;
+pub(crate) mod cast;
 pub(crate) mod conv;
+pub(crate) mod fill;
+pub(crate) mod gather;
 pub(crate) mod integer;
+pub(crate) mod layout;
 pub(crate) mod matmul;
 pub(crate) mod nbits;
+pub(crate) mod norm;
 pub(crate) mod quantize;
+pub(crate) mod reduce;
+pub(crate) mod rotary;
+pub(crate) mod select;
 pub(crate) mod shared;
+pub(crate) mod softmax;
 pub(crate) mod unary;
 
 /// What is known of an operator's tensors before there are any.
@@ -49,11 +58,6 @@ impl<'a> Facts<'a> {
     /// The type of output `i`, if there is one.
     pub(crate) fn output_type(&self, i: usize) -> Option<DType> {
         self.outputs.get(i).map(|&(t, _)| t)
-    }
-
-    /// The number of elements of input `i`; 0 if it is absent.
-    pub(crate) fn input_len(&self, i: usize) -> usize {
-        self.input(i).map_or(0, |(_, s)| s.iter().product())
     }
 }
 
@@ -138,6 +142,16 @@ pub(crate) fn supports(op: &Op, facts: &Facts<'_>) -> bool {
     match op {
         Op::Unary(u) => unary::supports(*u, facts),
         Op::Binary(b) => binary::supports(*b, facts),
+        Op::Where => select::supports(facts),
+        Op::Cast { .. } => cast::supports(facts),
+        Op::Transpose { .. } | Op::Slice | Op::Expand | Op::Tile => layout::supports(op, facts),
+        Op::Concat { .. } | Op::Split { .. } | Op::Pad { .. } => layout::supports(op, facts),
+        Op::Gather { .. } | Op::GatherElements { .. } | Op::GatherNd { .. } => gather::supports(op, facts),
+        Op::ConstantOfShape { .. } | Op::Range | Op::Trilu { .. } => fill::supports(op, facts),
+        Op::Reduce { .. } | Op::ArgMax { .. } => reduce::supports(op, facts),
+        Op::Softmax { axis, .. } => softmax::supports(*axis, facts),
+        Op::Norm(n) => norm::supports(n, facts),
+        Op::RotaryEmbedding(r) => rotary::supports(r, facts),
 
         Op::MatMul(m) => matmul::supports(m, facts),
         Op::MatMulInteger | Op::MatMulIntegerToFloat(_) => integer::supports(op, facts),
@@ -156,6 +170,16 @@ pub(crate) fn record(op: &Op, ctx: &Ctx<'_>) -> Result<(), KernelError> {
     match op {
         Op::Unary(u) => unary::record(*u, ctx),
         Op::Binary(b) => binary::record(*b, ctx),
+        Op::Where => select::record(ctx),
+        Op::Cast { .. } => cast::record(ctx),
+        Op::Transpose { .. } | Op::Slice | Op::Expand | Op::Tile => layout::record(op, ctx),
+        Op::Concat { .. } | Op::Split { .. } | Op::Pad { .. } => layout::record(op, ctx),
+        Op::Gather { .. } | Op::GatherElements { .. } | Op::GatherNd { .. } => gather::record(op, ctx),
+        Op::ConstantOfShape { .. } | Op::Range | Op::Trilu { .. } => fill::record(op, ctx),
+        Op::Reduce { .. } | Op::ArgMax { .. } => reduce::record(op, ctx),
+        Op::Softmax { axis, zero_masked_rows } => softmax::record(*axis, *zero_masked_rows, ctx),
+        Op::Norm(n) => norm::record(n, ctx),
+        Op::RotaryEmbedding(r) => rotary::record(r, ctx),
 
         Op::MatMul(m) => matmul::record(m, ctx),
         Op::MatMulInteger | Op::MatMulIntegerToFloat(_) => integer::record(op, ctx),
@@ -175,6 +199,15 @@ fn variants(caps: &Caps) -> Vec<PipelineKey> {
     [
         unary::variants(caps),
         binary::variants(caps),
+        select::variants(caps),
+        cast::variants(caps),
+        layout::variants(caps),
+        gather::variants(caps),
+        fill::variants(caps),
+        reduce::variants(caps),
+        softmax::variants(caps),
+        norm::variants(caps),
+        rotary::variants(caps),
         //
         matmul::variants(caps),
         integer::variants(caps),
@@ -186,15 +219,14 @@ fn variants(caps: &Caps) -> Vec<PipelineKey> {
     .concat()
 }
 
-/// Inputs of `op` whose values must be known to the host when it is recorded: bounds, shapes, axes. They must be
-/// constants, or results of shape arithmetic that ran on the CPU and were uploaded.
+/// Inputs of `op` whose values must be known to the host when it is recorded: bounds and axes. They must be constants, or
+/// results that were uploaded; what a kernel computed on the device is not known. What the output's shape already tells
+/// (the shape of Expand, the sizes of Split) is not asked for.
 pub fn host_inputs(op: &Op) -> &'static [usize] {
     match op {
-        Op::Slice => &[1, 2, 3, 4],
+        Op::Slice => &[1, 3, 4],
         Op::Pad { .. } => &[1, 3],
-        Op::Reduce { .. } | Op::Split { .. } | Op::Expand | Op::Tile | Op::Trilu { .. } => &[1],
-        Op::ConstantOfShape { .. } => &[0],
-        Op::CumSum { .. } => &[1],
+        Op::Reduce { axes: None, .. } => &[1],
         _ => &[],
     }
 }

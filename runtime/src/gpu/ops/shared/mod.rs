@@ -81,6 +81,21 @@ pub(crate) fn axis_of(axis: i64, rank: usize) -> Option<usize> {
     usize::try_from(axis).ok().filter(|&a| a < rank)
 }
 
+/// Lane counts that `rows.wgsl` is compiled for.
+pub(crate) const LANES: [u32; 3] = [16, 64, 256];
+
+/// How many invocations of a workgroup of 256 share a row of `n` elements, when there are `rows` rows: all of them for
+/// long or few rows, fewer for short ones so that none idle.
+pub(crate) fn lanes_for(n: usize, rows: usize) -> u32 {
+    match n {
+        0..=32 => 16,
+        33..=256 => 64,
+        // Few rows would leave most of the device idle.
+        257..=1024 if rows >= 1024 => 64,
+        _ => 256,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

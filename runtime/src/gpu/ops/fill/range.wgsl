@@ -1,0 +1,25 @@
+// y[i] = start + i * delta
+
+struct Params {
+    len: u32,
+    pad0: u32,
+    pad1: u32,
+    pad2: u32,
+}
+
+@group(0) @binding(0) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> start: array<T>;
+@group(0) @binding(2) var<storage, read> delta: array<T>;
+@group(0) @binding(3) var<storage, read_write> y: array<T>;
+
+@compute @workgroup_size(256)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let i = linear_id(group, groups, 256u, local);
+    if (i < p.len) {
+        y[i] = start[0] + T(i) * delta[0];
+    }
+}
