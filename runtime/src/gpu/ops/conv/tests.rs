@@ -160,7 +160,7 @@ fn integer_case(gpu: &Gpu, rng: &mut Lcg, i: usize, c: &Case) {
     let mut bytes =
         |n: usize| -> Vec<u8> { (0..n).map(|_| [0, 255, 128, 127, rng.next() as u8][rng.below(5)]).collect() };
     let (x, w) = (bytes(len(&c.x)), bytes(len(&c.w)));
-    let (zx, zw) = (bytes(1), bytes(if i % 3 == 0 { 1 } else { g.channels }));
+    let (zx, zw) = (bytes(1), bytes(if i.is_multiple_of(3) { 1 } else { g.channels }));
     let with_zeros = i % 4 != 3;
     let zero_x = if with_zeros { value(tx, zx[0]) } else { 0.0 };
     let taps = g.group_in * g.kernel[0] * g.kernel[1];
@@ -186,7 +186,8 @@ fn integer_case(gpu: &Gpu, rng: &mut Lcg, i: usize, c: &Case) {
         assert_eq!(got.as_slice::<i32>().unwrap(), sums, "case {i} {forced:?}");
     }
 
-    let scales: Vec<f32> = rng.floats(if i % 2 == 0 { 1 } else { g.channels }).iter().map(|s| s.abs() * 1e-3).collect();
+    let scales: Vec<f32> =
+        rng.floats(if i.is_multiple_of(2) { 1 } else { g.channels }).iter().map(|s| s.abs() * 1e-3).collect();
     let (bias, residual) = (rng.floats(g.channels), rng.floats(sums.len()));
     let want: Vec<f32> = sums
         .iter()

@@ -16,6 +16,7 @@ use super::matmul::{self, Extents, KernelChoice, choose, epilogue_fits, fits, sc
 use super::unary::{activation_code, is_activation};
 use super::{Ctx, Facts};
 use crate::error::KernelError;
+#[cfg(test)]
 use crate::gpu::device::Caps;
 use crate::gpu::pipeline::{PipelineKey, Shader, Snippet, shared};
 use crate::gpu::recorder::Dispatch;

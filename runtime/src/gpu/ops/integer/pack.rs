@@ -151,7 +151,7 @@ pub(crate) fn pack_matrix(
     k: usize,
     columns: bool,
 ) -> Result<Packed, KernelError> {
-    let rows = if k == 0 { matrices(&src.shape) * per_batch } else { src.len() / k };
+    let rows = src.len().checked_div(k).unwrap_or_else(|| matrices(&src.shape) * per_batch);
     let (row_stride, k_stride) = if columns { (1, per_batch) } else { (k, 1) };
     let params = PackParams {
         rows_per_batch: per_batch as u32,
