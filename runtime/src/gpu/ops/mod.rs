@@ -59,6 +59,11 @@ impl<'a> Facts<'a> {
     pub(crate) fn output_type(&self, i: usize) -> Option<DType> {
         self.outputs.get(i).map(|&(t, _)| t)
     }
+
+    /// The number of elements of input `i`; 0 if it is absent.
+    pub(crate) fn input_len(&self, i: usize) -> usize {
+        self.input(i).map_or(0, |(_, s)| s.iter().product())
+    }
 }
 
 /// An operator's tensors while it is recorded.
