@@ -115,7 +115,7 @@ impl<'a> Scales<'a> {
             Zeros::Packed(bytes) if self.bits == 8 => bytes[i] as f32,
             Zeros::Packed(bytes) => {
                 let byte = bytes[row * self.blocks.div_ceil(2) + block / 2];
-                (if block % 2 == 0 { byte & 15 } else { byte >> 4 }) as f32
+                (if block.is_multiple_of(2) { byte & 15 } else { byte >> 4 }) as f32
             }
         };
         (self.scales.at(i), zero)

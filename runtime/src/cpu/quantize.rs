@@ -157,7 +157,7 @@ impl Scales {
             return;
         }
         let rows = self.outer * self.axis;
-        let many = if self.inner == 0 { 1 } else { (CHUNK / self.inner).max(1) };
+        let many = CHUNK.checked_div(self.inner).unwrap_or(1).max(1);
         parallel::for_each(threads, rows.div_ceil(many), |t| {
             for row in t * many..((t + 1) * many).min(rows) {
                 let (o, a) = (row / self.axis, row % self.axis);

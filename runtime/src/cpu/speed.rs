@@ -90,7 +90,7 @@ fn limits() -> (f64, f64) {
     let mut f = [_mm256_set1_ps(black_box(1.0)); 12];
     let (x, y) = (_mm256_set1_ps(black_box(0.5)), _mm256_set1_ps(black_box(0.25)));
     let float = best(1, || {
-        let mut sums = black_box(f);
+        let mut sums = f;
         for _ in 0..N {
             for sum in &mut sums {
                 *sum = _mm256_fmadd_ps(x, y, *sum);

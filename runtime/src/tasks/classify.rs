@@ -46,11 +46,7 @@ impl Scoring {
     ///
     /// # Errors
     /// [`ClassifyError::NoLabels`] and [`ClassifyError::Width`].
-    pub fn probabilities<V: AsRef<[f32]>>(
-        self,
-        image: &[f32],
-        labels: &[V],
-    ) -> Result<Vec<f32>, ClassifyError> {
+    pub fn probabilities<V: AsRef<[f32]>>(self, image: &[f32], labels: &[V]) -> Result<Vec<f32>, ClassifyError> {
         if labels.is_empty() {
             return Err(ClassifyError::NoLabels);
         }
@@ -58,10 +54,7 @@ impl Scoring {
         for label in labels {
             let label = label.as_ref();
             if label.len() != image.len() {
-                return Err(ClassifyError::Width {
-                    image: image.len(),
-                    label: label.len(),
-                });
+                return Err(ClassifyError::Width { image: image.len(), label: label.len() });
             }
             cosines.push(dot(image, label));
         }
@@ -75,10 +68,7 @@ impl Scoring {
                 let logits: Vec<_> = cosines.iter().map(|cosine| scale * cosine).collect();
                 softmax(&logits)
             }
-            Self::Sigmoid { scale, bias } => cosines
-                .iter()
-                .map(|cosine| sigmoid(scale * cosine + bias))
-                .collect(),
+            Self::Sigmoid { scale, bias } => cosines.iter().map(|cosine| sigmoid(scale * cosine + bias)).collect(),
         }
     }
 }
@@ -122,15 +112,9 @@ pub fn prompt(template: &str, label: &str) -> String {
 
 fn softmax(logits: &[f32]) -> Vec<f32> {
     let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let powers: Vec<_> = logits
-        .iter()
-        .map(|&logit| f64::from(logit - largest).exp())
-        .collect();
+    let powers: Vec<_> = logits.iter().map(|&logit| f64::from(logit - largest).exp()).collect();
     let sum: f64 = powers.iter().sum();
-    powers
-        .into_iter()
-        .map(|power| (power / sum) as f32)
-        .collect()
+    powers.into_iter().map(|power| (power / sum) as f32).collect()
 }
 
 fn sigmoid(x: f32) -> f32 {
@@ -148,30 +132,16 @@ mod tests {
             .unwrap();
         assert!((found.iter().sum::<f32>() - 1.0).abs() < 1e-6);
         assert_eq!(found[0], 1.0);
-        assert!(
-            softmax(&[1e30, 1e30])
-                .iter()
-                .all(|p| (p - 0.5).abs() < 1e-6)
-        );
+        assert!(softmax(&[1e30, 1e30]).iter().all(|p| (p - 0.5).abs() < 1e-6));
         let two = softmax(&[0.0, 2f32.ln()]);
         assert!((two[1] - 2.0 / 3.0).abs() < 1e-6);
     }
 
     #[test]
     fn sigmoid_scores_each_label_alone() {
-        let scoring = Scoring::Sigmoid {
-            scale: 10.0,
-            bias: -10.0,
-        };
+        let scoring = Scoring::Sigmoid { scale: 10.0, bias: -10.0 };
         assert_eq!(scoring.of_cosines(&[1.0, 1.0]), [0.5, 0.5]);
-        assert_eq!(
-            Scoring::Sigmoid {
-                scale: 1e30,
-                bias: 0.0
-            }
-            .of_cosines(&[-1.0]),
-            [0.0]
-        );
+        assert_eq!(Scoring::Sigmoid { scale: 1e30, bias: 0.0 }.of_cosines(&[-1.0]), [0.0]);
     }
 
     #[test]
@@ -185,23 +155,14 @@ mod tests {
             panic!("no bias means softmax");
         };
         assert!((scale - 100.0).abs() < 1e-3);
-        assert!(matches!(
-            parse(r#"{"logit_bias": -12.9}"#),
-            Scoring::Sigmoid { bias: -12.9, .. }
-        ));
+        assert!(matches!(parse(r#"{"logit_bias": -12.9}"#), Scoring::Sigmoid { bias: -12.9, .. }));
     }
 
     #[test]
     fn labels_must_fit() {
         let scoring = Scoring::Softmax { scale: 1.0 };
-        assert_eq!(
-            scoring.probabilities::<[f32; 1]>(&[1.0], &[]),
-            Err(ClassifyError::NoLabels)
-        );
-        assert_eq!(
-            scoring.probabilities(&[1.0], &[[1.0, 2.0]]),
-            Err(ClassifyError::Width { image: 1, label: 2 })
-        );
+        assert_eq!(scoring.probabilities::<[f32; 1]>(&[1.0], &[]), Err(ClassifyError::NoLabels));
+        assert_eq!(scoring.probabilities(&[1.0], &[[1.0, 2.0]]), Err(ClassifyError::Width { image: 1, label: 2 }));
     }
 
     #[test]

@@ -77,14 +77,7 @@ pub struct ConfigFiles<'a> {
 
 impl ConfigFiles<'_> {
     /// Names of the files, relative to the model's folder, in the order of the fields.
-    pub const NAMES: [&'static str; 6] = [
-        MODEL,
-        PREPROCESSOR,
-        TOKENIZER,
-        SENTENCE,
-        POOLING,
-        SPECIAL_TOKENS,
-    ];
+    pub const NAMES: [&'static str; 6] = [MODEL, PREPROCESSOR, TOKENIZER, SENTENCE, POOLING, SPECIAL_TOKENS];
 }
 
 /// What a model folder says about itself. Absent files leave defaults.
@@ -108,10 +101,8 @@ impl FolderConfig {
     /// # Errors
     /// [`ConfigError::Parse`] names the first file that is not what its name says.
     pub fn parse(files: &ConfigFiles<'_>) -> Result<Self, ConfigError> {
-        let special: SpecialTokens =
-            parse_optional(SPECIAL_TOKENS, files.special_tokens)?.unwrap_or_default();
-        let mut tokenizer: TokenizerConfig =
-            parse_optional(TOKENIZER, files.tokenizer)?.unwrap_or_default();
+        let special: SpecialTokens = parse_optional(SPECIAL_TOKENS, files.special_tokens)?.unwrap_or_default();
+        let mut tokenizer: TokenizerConfig = parse_optional(TOKENIZER, files.tokenizer)?.unwrap_or_default();
         tokenizer.special.fill_from(special);
         Ok(Self {
             model: parse_optional(MODEL, files.model)?.unwrap_or_default(),
@@ -125,31 +116,21 @@ impl FolderConfig {
     /// The longest token sequence that the text tower takes, special tokens included: the smallest
     /// of the limits that the folder states, or `None` if it states none.
     pub fn context_length(&self) -> Option<usize> {
-        [
-            self.tokenizer.model_max_length,
-            self.sentence.max_seq_length,
-            self.model.text_positions(),
-        ]
-        .into_iter()
-        .flatten()
-        .min()
+        [self.tokenizer.model_max_length, self.sentence.max_seq_length, self.model.text_positions()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 }
 
-fn parse_optional<T: DeserializeOwned>(
-    file: &'static str,
-    bytes: Option<&[u8]>,
-) -> Result<Option<T>, ConfigError> {
+fn parse_optional<T: DeserializeOwned>(file: &'static str, bytes: Option<&[u8]>) -> Result<Option<T>, ConfigError> {
     bytes.map(|bytes| parse(file, bytes)).transpose()
 }
 
 fn parse<T: DeserializeOwned>(file: &'static str, bytes: &[u8]) -> Result<T, ConfigError> {
     // Some editors put a byte-order mark in front; JSON does not allow it.
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-    serde_json::from_slice(bytes).map_err(|error| ConfigError::Parse {
-        file,
-        detail: error.to_string(),
-    })
+    serde_json::from_slice(bytes).map_err(|error| ConfigError::Parse { file, detail: error.to_string() })
 }
 
 /// `config.json`: the part that tasks need. Graph facts come from the graph itself.
@@ -369,9 +350,7 @@ pub struct PoolingConfig {
 /// Limits of a billion and more mean "none" (the writers put 1e30 there).
 fn limit<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D::Error> {
     let value = Option::<f64>::deserialize(deserializer)?;
-    Ok(value
-        .filter(|value| (1.0..1e9).contains(value))
-        .map(|value| value as usize))
+    Ok(value.filter(|value| (1.0..1e9).contains(value)).map(|value| value as usize))
 }
 
 fn null_is_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
@@ -389,11 +368,9 @@ fn token<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D
         Text(String),
         Object { content: String },
     }
-    Ok(
-        Option::<Token>::deserialize(deserializer)?.map(|token| match token {
-            Token::Text(text) | Token::Object { content: text } => text,
-        }),
-    )
+    Ok(Option::<Token>::deserialize(deserializer)?.map(|token| match token {
+        Token::Text(text) | Token::Object { content: text } => text,
+    }))
 }
 
 #[cfg(test)]
@@ -406,26 +383,12 @@ mod tests {
 
     #[test]
     fn sizes_in_every_form() {
-        assert_eq!(
-            preprocessor(r#"{"size": 224}"#).size,
-            Some(SizeSpec::One(224))
-        );
-        assert_eq!(
-            preprocessor(r#"{"size": [3, 4]}"#).size,
-            Some(SizeSpec::Pair([3, 4]))
-        );
+        assert_eq!(preprocessor(r#"{"size": 224}"#).size, Some(SizeSpec::One(224)));
+        assert_eq!(preprocessor(r#"{"size": [3, 4]}"#).size, Some(SizeSpec::Pair([3, 4])));
         let edges = |height, width, shortest_edge, longest_edge| {
-            Some(SizeSpec::Edges {
-                height,
-                width,
-                shortest_edge,
-                longest_edge,
-            })
+            Some(SizeSpec::Edges { height, width, shortest_edge, longest_edge })
         };
-        assert_eq!(
-            preprocessor(r#"{"size": {"shortest_edge": 224}}"#).size,
-            edges(None, None, Some(224), None)
-        );
+        assert_eq!(preprocessor(r#"{"size": {"shortest_edge": 224}}"#).size, edges(None, None, Some(224), None));
         assert_eq!(
             preprocessor(r#"{"crop_size": {"height": 2, "width": 3}}"#).crop_size,
             edges(Some(2), Some(3), None, None)
@@ -438,10 +401,7 @@ mod tests {
         preprocessor(r#"{"processor_class": "X", "return_tensors": {"a": [1]}}"#);
         let error = PreprocessorConfig::parse(br#"{"size": "large"}"#).unwrap_err();
         assert_eq!(error.kind(), "config_parse");
-        assert!(
-            error.to_string().starts_with("preprocessor_config.json"),
-            "{error}"
-        );
+        assert!(error.to_string().starts_with("preprocessor_config.json"), "{error}");
         assert!(PreprocessorConfig::parse(b"").is_err());
         assert!(PreprocessorConfig::parse(b"\xff\xfe").is_err());
     }

@@ -123,18 +123,10 @@ impl<T: Tower> DualTower<T> {
     pub fn new(graphs: Graphs<T>, config: &FolderConfig) -> Result<Self, TaskError> {
         Ok(Self {
             graphs,
-            preprocessor: config
-                .preprocessor
-                .as_ref()
-                .map(Preprocessor::from_config)
-                .transpose()?,
+            preprocessor: config.preprocessor.as_ref().map(Preprocessor::from_config).transpose()?,
             #[cfg(feature = "text")]
             text: None,
-            pooling: config
-                .pooling
-                .as_ref()
-                .map(Pooling::from_config)
-                .transpose()?,
+            pooling: config.pooling.as_ref().map(Pooling::from_config).transpose()?,
             batch: 1,
         })
     }
@@ -154,11 +146,7 @@ impl<T: Tower> DualTower<T> {
     /// # Errors
     /// [`TaskError::Text`].
     #[cfg(feature = "text")]
-    pub fn with_tokenizer(
-        mut self,
-        tokenizer_json: &[u8],
-        config: &FolderConfig,
-    ) -> Result<Self, TaskError> {
+    pub fn with_tokenizer(mut self, tokenizer_json: &[u8], config: &FolderConfig) -> Result<Self, TaskError> {
         let mut encoder = TextEncoder::new(tokenizer_json, config)?;
         if let (Some((_, graph)), Some(context)) = (self.text_graph(), encoder.context_length())
             && !graph.inputs().iter().any(|name| name == "attention_mask")
@@ -190,9 +178,7 @@ impl<T: Tower> DualTower<T> {
         // A graph of a fixed length fails on the short row, which answers the question as well.
         let settled = match (self.encode_texts(&[PROBE]).await, padded.first()) {
             (Ok(short), Some(padded))
-                if short
-                    .first()
-                    .is_some_and(|short| super::similarity::cosine(short, padded) >= 0.9999) =>
+                if short.first().is_some_and(|short| super::similarity::cosine(short, padded) >= 0.9999) =>
             {
                 Padding::Longest
             }
@@ -218,10 +204,7 @@ impl<T: Tower> DualTower<T> {
     /// Everything besides the graphs that decides the vectors of pictures, in one canonical line: a
     /// part of the fingerprint.
     pub fn facts(&self) -> String {
-        let pixels = self
-            .preprocessor
-            .as_ref()
-            .map_or_else(|| "none".into(), Preprocessor::facts);
+        let pixels = self.preprocessor.as_ref().map_or_else(|| "none".into(), Preprocessor::facts);
         let pooling = self.pooling.map_or("none", Pooling::name);
         format!("pixels: {pixels}; pooling: {pooling}; unit length")
     }
@@ -232,25 +215,15 @@ impl<T: Tower> DualTower<T> {
     /// [`TaskError::Absent`] without image tower or preprocessing, [`TaskError::Image`] for a picture
     /// that cannot be brought to size, and whatever running the graph gives.
     pub async fn encode_images(&self, pictures: &[Pixels]) -> Result<Vec<Vec<f32>>, TaskError> {
-        let preprocessor = self
-            .preprocessor
-            .as_ref()
-            .ok_or(TaskError::Absent("preprocessor_config.json"))?;
+        let preprocessor = self.preprocessor.as_ref().ok_or(TaskError::Absent("preprocessor_config.json"))?;
         let mut vectors = Vec::with_capacity(pictures.len());
         for (chunk_index, chunk) in pictures.chunks(self.batch).enumerate() {
             // One at a time, so that an error names the right picture.
-            let mut batch = PixelBatch {
-                data: Vec::new(),
-                shape: [0; 4],
-            };
+            let mut batch = PixelBatch { data: Vec::new(), shape: [0; 4] };
             for (offset, pixels) in chunk.iter().enumerate() {
                 let index = chunk_index * self.batch + offset;
-                let one = preprocessor
-                    .process(pixels)
-                    .map_err(|source| TaskError::Image { index, source })?;
-                batch
-                    .append(one)
-                    .map_err(|source| TaskError::Image { index, source })?;
+                let one = preprocessor.process(pixels).map_err(|source| TaskError::Image { index, source })?;
+                batch.append(one).map_err(|source| TaskError::Image { index, source })?;
             }
             vectors.extend(self.encode_pixels(batch).await?);
         }
@@ -263,9 +236,7 @@ impl<T: Tower> DualTower<T> {
     /// [`TaskError::Absent`] without image tower, and whatever running the graph gives.
     pub async fn encode_pixels(&self, batch: PixelBatch) -> Result<Vec<Vec<f32>>, TaskError> {
         let (tower, graph) = match &self.graphs {
-            Graphs::Separate {
-                image: Some(graph), ..
-            } => ("image", graph),
+            Graphs::Separate { image: Some(graph), .. } => ("image", graph),
             Graphs::Joint(graph) => ("joint", graph),
             Graphs::Separate { image: None, .. } => return Err(TaskError::Absent("image tower")),
         };
@@ -278,20 +249,13 @@ impl<T: Tower> DualTower<T> {
                 _ if only => pixel_array(pixels.take()),
                 "pixel_values" => pixel_array(pixels.take()),
                 // A joint graph wants some text too: the shortest there is.
-                "attention_mask" => Some(HostArray::I64 {
-                    data: vec![1],
-                    shape: vec![1, 1],
-                }),
-                "input_ids" | "token_type_ids" | "position_ids" => Some(HostArray::I64 {
-                    data: vec![0],
-                    shape: vec![1, 1],
-                }),
+                "attention_mask" => Some(HostArray::I64 { data: vec![1], shape: vec![1, 1] }),
+                "input_ids" | "token_type_ids" | "position_ids" => {
+                    Some(HostArray::I64 { data: vec![0], shape: vec![1, 1] })
+                }
                 _ => None,
             };
-            let unknown = || TaskError::UnknownInput {
-                tower,
-                name: name.clone(),
-            };
+            let unknown = || TaskError::UnknownInput { tower, name: name.clone() };
             inputs.push((name.clone(), array.ok_or_else(unknown)?));
         }
         let output = self.choose(tower, graph, "image_embeds")?;
@@ -320,10 +284,7 @@ impl<T: Tower> DualTower<T> {
     pub async fn encode_tokens(&self, tokens: &TokenBatch) -> Result<Vec<Vec<f32>>, TaskError> {
         let (tower, graph) = self.text_graph().ok_or(TaskError::Absent("text tower"))?;
         let shape = tokens.shape().to_vec();
-        let integers = |data: Vec<i64>| HostArray::I64 {
-            data,
-            shape: shape.clone(),
-        };
+        let integers = |data: Vec<i64>| HostArray::I64 { data, shape: shape.clone() };
         let mut inputs = Vec::with_capacity(graph.inputs().len());
         for name in graph.inputs() {
             let only = graph.inputs().len() == 1;
@@ -335,30 +296,20 @@ impl<T: Tower> DualTower<T> {
                 "position_ids" => integers(positions(tokens)),
                 // A joint graph wants a picture too: a black one.
                 "pixel_values" => {
-                    let size = self
-                        .preprocessor
-                        .as_ref()
-                        .and_then(Preprocessor::output_size);
+                    let size = self.preprocessor.as_ref().and_then(Preprocessor::output_size);
                     let [height, width] = size.ok_or(TaskError::Absent("picture size"))?;
                     let (height, width) = (height as usize, width as usize);
                     let data = vec![0.0; 3 * height * width];
-                    HostArray::F32 {
-                        data,
-                        shape: vec![1, 3, height, width],
-                    }
+                    HostArray::F32 { data, shape: vec![1, 3, height, width] }
                 }
                 _ => {
-                    return Err(TaskError::UnknownInput {
-                        tower,
-                        name: name.clone(),
-                    });
+                    return Err(TaskError::UnknownInput { tower, name: name.clone() });
                 }
             };
             inputs.push((name.clone(), array));
         }
         let output = self.choose(tower, graph, "text_embeds")?;
-        self.run(tower, graph, inputs, output, tokens.texts, Some(tokens))
-            .await
+        self.run(tower, graph, inputs, output, tokens.texts, Some(tokens)).await
     }
 
     fn text_graph(&self) -> Option<(&'static str, &T)> {
@@ -377,26 +328,16 @@ impl<T: Tower> DualTower<T> {
         projected: &str,
     ) -> Result<(&'a str, Option<Pooling>), TaskError> {
         let outputs = graph.outputs();
-        let has = |wanted: &str| {
-            outputs
-                .iter()
-                .find(|name| *name == wanted)
-                .map(String::as_str)
-        };
+        let has = |wanted: &str| outputs.iter().find(|name| *name == wanted).map(String::as_str);
         let pooled = self.pooling.and_then(|pooling| {
-            has("last_hidden_state")
-                .or_else(|| has("token_embeddings"))
-                .map(|name| (name, Some(pooling)))
+            has("last_hidden_state").or_else(|| has("token_embeddings")).map(|name| (name, Some(pooling)))
         });
         has(projected)
             .or_else(|| has("sentence_embedding"))
             .map(|name| (name, None))
             .or(pooled)
             .or_else(|| has("pooler_output").map(|name| (name, None)))
-            .ok_or_else(|| TaskError::NoEmbedding {
-                tower,
-                outputs: outputs.to_vec(),
-            })
+            .ok_or_else(|| TaskError::NoEmbedding { tower, outputs: outputs.to_vec() })
     }
 
     async fn run(
@@ -411,22 +352,11 @@ impl<T: Tower> DualTower<T> {
         if count == 0 {
             return Ok(Vec::new());
         }
-        let outputs = graph
-            .run(inputs, &[output])
-            .await
-            .map_err(|source| TaskError::Run { tower, source })?;
-        let unusable = |detail: String| TaskError::Output {
-            tower,
-            name: output.into(),
-            detail,
-        };
-        let (_, array) = outputs
-            .iter()
-            .find(|(name, _)| name == output)
-            .ok_or_else(|| unusable("it is missing".into()))?;
-        let (data, shape) = array
-            .as_f32()
-            .ok_or_else(|| unusable("it holds integers".into()))?;
+        let outputs = graph.run(inputs, &[output]).await.map_err(|source| TaskError::Run { tower, source })?;
+        let unusable = |detail: String| TaskError::Output { tower, name: output.into(), detail };
+        let (_, array) =
+            outputs.iter().find(|(name, _)| name == output).ok_or_else(|| unusable("it is missing".into()))?;
+        let (data, shape) = array.as_f32().ok_or_else(|| unusable("it holds integers".into()))?;
         let wrong_shape = || unusable(format!("{count} inputs gave the shape {shape:?}"));
         let mut vectors = match (pooling, shape) {
             (Some(pooling), &[texts, length, width]) if texts == count => {
@@ -444,10 +374,7 @@ impl<T: Tower> DualTower<T> {
             }
             // Convolutional towers pool to [batch, width, 1, 1].
             (None, &[rows, width, ref rest @ ..])
-                if rows == count
-                    && width > 0
-                    && rest.iter().all(|&dim| dim == 1)
-                    && data.len() == rows * width =>
+                if rows == count && width > 0 && rest.iter().all(|&dim| dim == 1) && data.len() == rows * width =>
             {
                 data.chunks_exact(width).map(<[_]>::to_vec).collect()
             }
@@ -459,10 +386,7 @@ impl<T: Tower> DualTower<T> {
 }
 
 fn pixel_array(batch: Option<PixelBatch>) -> Option<HostArray> {
-    batch.map(|batch| HostArray::F32 {
-        data: batch.data,
-        shape: batch.shape.to_vec(),
-    })
+    batch.map(|batch| HostArray::F32 { data: batch.data, shape: batch.shape.to_vec() })
 }
 
 /// Positions from 0, counted from the first token that is not padding.

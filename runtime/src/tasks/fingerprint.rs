@@ -64,9 +64,7 @@ impl FromStr for Fingerprint {
         let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
         let mut bytes = [0; 16];
         for (byte, pair) in bytes.iter_mut().zip(text.chunks_exact(2)) {
-            let (high, low) = digit(pair[0])
-                .zip(digit(pair[1]))
-                .ok_or(ParseFingerprintError)?;
+            let (high, low) = digit(pair[0]).zip(digit(pair[1])).ok_or(ParseFingerprintError)?;
             *byte = high << 4 | low;
         }
         Ok(Self(bytes))
@@ -111,8 +109,7 @@ impl FingerprintBuilder {
     /// Adds canonical facts, such as [`super::image::Preprocessor::facts`].
     #[must_use]
     pub fn facts(mut self, role: &str, facts: &str) -> Self {
-        self.parts
-            .push((format!("facts:{role}"), facts.as_bytes().to_vec()));
+        self.parts.push((format!("facts:{role}"), facts.as_bytes().to_vec()));
         self
     }
 
@@ -143,26 +140,15 @@ mod tests {
     #[test]
     fn every_part_counts_and_order_does_not() {
         let make = |file: &[u8], facts: &str| {
-            Fingerprint::builder()
-                .file_bytes("vision", file)
-                .facts("pixels", facts)
-                .finish()
+            Fingerprint::builder().file_bytes("vision", file).facts("pixels", facts).finish()
         };
         let base = make(b"weights", "resize 224");
         assert_eq!(base, make(b"weights", "resize 224"));
         assert_ne!(base, make(b"weightz", "resize 224"));
         assert_ne!(base, make(b"weights", "resize 225"));
-        let swapped = Fingerprint::builder()
-            .facts("pixels", "resize 224")
-            .file_bytes("vision", b"weights")
-            .finish();
+        let swapped = Fingerprint::builder().facts("pixels", "resize 224").file_bytes("vision", b"weights").finish();
         assert_eq!(base, swapped);
-        assert_ne!(
-            base,
-            Fingerprint::builder()
-                .file_bytes("vision", b"weights")
-                .finish()
-        );
+        assert_ne!(base, Fingerprint::builder().file_bytes("vision", b"weights").finish());
     }
 
     #[test]
@@ -172,17 +158,8 @@ mod tests {
         assert_eq!(text.len(), 32);
         assert_eq!(text.parse(), Ok(fingerprint));
         let json = serde_json::to_string(&fingerprint).unwrap();
-        assert_eq!(
-            serde_json::from_str::<Fingerprint>(&json).unwrap(),
-            fingerprint
-        );
-        for wrong in [
-            "",
-            "00",
-            &text[1..],
-            &format!("{text}0"),
-            &text.replace(&text[..1], "g"),
-        ] {
+        assert_eq!(serde_json::from_str::<Fingerprint>(&json).unwrap(), fingerprint);
+        for wrong in ["", "00", &text[1..], &format!("{text}0"), &text.replace(&text[..1], "g")] {
             assert!(wrong.parse::<Fingerprint>().is_err(), "{wrong}");
         }
     }
@@ -190,10 +167,7 @@ mod tests {
     #[test]
     fn the_value_is_pinned() {
         // A change here makes every existing index unreadable: raise VERSION on purpose only.
-        let fingerprint = Fingerprint::builder()
-            .file("vision", [7; 32])
-            .facts("pixels", "none")
-            .finish();
+        let fingerprint = Fingerprint::builder().file("vision", [7; 32]).facts("pixels", "none").finish();
         assert_eq!(fingerprint.to_string(), "b5a376b533b422159a064cfe8b02eed2");
     }
 }

@@ -47,11 +47,7 @@ impl Pooling {
     /// [`ConfigError::Unsupported`] if the file sets several modes (their vectors would be
     /// concatenated) or one that is not here, [`ConfigError::Missing`] if it sets none.
     pub fn from_config(config: &PoolingConfig) -> Result<Self, ConfigError> {
-        let unsupported = |value: String| ConfigError::Unsupported {
-            file: POOLING,
-            field: "pooling_mode",
-            value,
-        };
+        let unsupported = |value: String| ConfigError::Unsupported { file: POOLING, field: "pooling_mode", value };
         if let Some(name) = config.pooling_mode.as_deref() {
             return Ok(match name {
                 "mean" => Self::Mean,
@@ -67,10 +63,7 @@ impl Pooling {
         }
         let set: Vec<_> = [
             (config.pooling_mode_mean_tokens, Self::Mean),
-            (
-                config.pooling_mode_mean_sqrt_len_tokens,
-                Self::MeanSqrtLength,
-            ),
+            (config.pooling_mode_mean_sqrt_len_tokens, Self::MeanSqrtLength),
             (config.pooling_mode_cls_token, Self::Cls),
             (config.pooling_mode_max_tokens, Self::Max),
             (config.pooling_mode_lasttoken, Self::LastToken),
@@ -80,10 +73,7 @@ impl Pooling {
         .collect();
         match set[..] {
             [mode] => Ok(mode),
-            [] => Err(ConfigError::Missing {
-                file: POOLING,
-                field: "pooling_mode",
-            }),
+            [] => Err(ConfigError::Missing { file: POOLING, field: "pooling_mode" }),
             _ => Err(unsupported(format!("{set:?}"))),
         }
     }
@@ -104,22 +94,11 @@ impl Pooling {
     ///
     /// # Errors
     /// [`PoolingError::Shape`] if the lengths do not fit the shape.
-    pub fn pool(
-        self,
-        values: &[f32],
-        mask: &[i64],
-        shape: [usize; 3],
-    ) -> Result<Vec<Vec<f32>>, PoolingError> {
+    pub fn pool(self, values: &[f32], mask: &[i64], shape: [usize; 3]) -> Result<Vec<Vec<f32>>, PoolingError> {
         let [texts, tokens, width] = shape;
         let cells = texts.checked_mul(tokens);
-        if cells != Some(mask.len())
-            || cells.and_then(|cells| cells.checked_mul(width)) != Some(values.len())
-        {
-            return Err(PoolingError::Shape {
-                values: values.len(),
-                mask: mask.len(),
-                shape,
-            });
+        if cells != Some(mask.len()) || cells.and_then(|cells| cells.checked_mul(width)) != Some(values.len()) {
+            return Err(PoolingError::Shape { values: values.len(), mask: mask.len(), shape });
         }
         Ok((0..texts)
             .map(|text| {
@@ -132,8 +111,7 @@ impl Pooling {
     }
 
     fn pool_one<'a>(self, mut kept: impl Iterator<Item = &'a [f32]>, width: usize) -> Vec<f32> {
-        let first_or_zero =
-            |row: Option<&[f32]>| row.map_or_else(|| vec![0.0; width], <[_]>::to_vec);
+        let first_or_zero = |row: Option<&[f32]>| row.map_or_else(|| vec![0.0; width], <[_]>::to_vec);
         match self {
             Self::Cls => first_or_zero(kept.next()),
             Self::LastToken => first_or_zero(kept.last()),
@@ -156,11 +134,7 @@ impl Pooling {
                     }
                 }
                 let count = count.max(1) as f64;
-                let divisor = if self == Self::Mean {
-                    count
-                } else {
-                    count.sqrt()
-                };
+                let divisor = if self == Self::Mean { count } else { count.sqrt() };
                 sums.into_iter().map(|sum| (sum / divisor) as f32).collect()
             }
         }
@@ -170,11 +144,7 @@ impl Pooling {
 /// Brings a vector to length 1. A zero vector stays zero.
 pub fn normalise(vector: &mut [f32]) {
     // In f64: squares of f32 neither overflow nor vanish there.
-    let norm = vector
-        .iter()
-        .map(|&x| f64::from(x) * f64::from(x))
-        .sum::<f64>()
-        .sqrt();
+    let norm = vector.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
     if norm > 0.0 {
         for x in vector {
             *x = (f64::from(*x) / norm) as f32;
@@ -187,9 +157,7 @@ mod tests {
     use super::*;
 
     // Two texts of three tokens of width 2; the second text has one token, padded on the left.
-    const VALUES: [f32; 12] = [
-        1.0, 8.0, 2.0, -1.0, 9.0, 2.0, 50.0, 50.0, 60.0, 60.0, -3.0, 4.0,
-    ];
+    const VALUES: [f32; 12] = [1.0, 8.0, 2.0, -1.0, 9.0, 2.0, 50.0, 50.0, 60.0, 60.0, -3.0, 4.0];
     const MASK: [i64; 6] = [1, 1, 1, 0, 0, 1];
 
     fn pool(mode: Pooling) -> Vec<Vec<f32>> {
@@ -203,24 +171,13 @@ mod tests {
         assert_eq!(pool(Pooling::Max), [[9.0, 8.0], [-3.0, 4.0]]);
         assert_eq!(pool(Pooling::LastToken), [[9.0, 2.0], [-3.0, 4.0]]);
         let root = 3f64.sqrt();
-        assert_eq!(
-            pool(Pooling::MeanSqrtLength),
-            [[(12.0 / root) as f32, (9.0 / root) as f32], [-3.0, 4.0]]
-        );
+        assert_eq!(pool(Pooling::MeanSqrtLength), [[(12.0 / root) as f32, (9.0 / root) as f32], [-3.0, 4.0]]);
     }
 
     #[test]
     fn a_text_without_tokens_is_zero() {
-        for mode in [
-            Pooling::Mean,
-            Pooling::Cls,
-            Pooling::Max,
-            Pooling::LastToken,
-        ] {
-            assert_eq!(
-                mode.pool(&[1.0, 2.0], &[0], [1, 1, 2]).unwrap(),
-                [[0.0, 0.0]]
-            );
+        for mode in [Pooling::Mean, Pooling::Cls, Pooling::Max, Pooling::LastToken] {
+            assert_eq!(mode.pool(&[1.0, 2.0], &[0], [1, 1, 2]).unwrap(), [[0.0, 0.0]]);
         }
     }
 
@@ -234,25 +191,15 @@ mod tests {
     #[test]
     fn modes_from_the_file() {
         let parse = |json: &str| Pooling::from_config(&serde_json::from_str(json).unwrap());
-        assert_eq!(
-            parse(r#"{"pooling_mode_mean_tokens": true, "pooling_mode_cls_token": false}"#),
-            Ok(Pooling::Mean)
-        );
-        assert_eq!(
-            parse(r#"{"pooling_mode": "lasttoken"}"#),
-            Ok(Pooling::LastToken)
-        );
+        assert_eq!(parse(r#"{"pooling_mode_mean_tokens": true, "pooling_mode_cls_token": false}"#), Ok(Pooling::Mean));
+        assert_eq!(parse(r#"{"pooling_mode": "lasttoken"}"#), Ok(Pooling::LastToken));
         assert_eq!(parse("{}").unwrap_err().kind(), "config_missing");
         for json in [
             r#"{"pooling_mode_mean_tokens": true, "pooling_mode_max_tokens": true}"#,
             r#"{"pooling_mode_weightedmean_tokens": true}"#,
             r#"{"pooling_mode": "other"}"#,
         ] {
-            assert_eq!(
-                parse(json).unwrap_err().kind(),
-                "config_unsupported",
-                "{json}"
-            );
+            assert_eq!(parse(json).unwrap_err().kind(), "config_unsupported", "{json}");
         }
     }
 

@@ -17,33 +17,20 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     for (lane, (a, b)) in a_rest.iter().zip(b_rest).enumerate() {
         lanes[lane] += a * b;
     }
-    ((lanes[0] + lanes[4]) + (lanes[1] + lanes[5]))
-        + ((lanes[2] + lanes[6]) + (lanes[3] + lanes[7]))
+    ((lanes[0] + lanes[4]) + (lanes[1] + lanes[5])) + ((lanes[2] + lanes[6]) + (lanes[3] + lanes[7]))
 }
 
 /// Exact dot product of two int8 vectors of one length. Fits an `i32` up to a length of 131,071.
 pub fn dot_i8(a: &[i8], b: &[i8]) -> i32 {
     debug_assert_eq!(a.len(), b.len());
-    a.iter()
-        .zip(b)
-        .map(|(&a, &b)| i32::from(a) * i32::from(b))
-        .sum()
+    a.iter().zip(b).map(|(&a, &b)| i32::from(a) * i32::from(b)).sum()
 }
 
 /// Cosine of the angle between two vectors of any length; 0 if either is zero.
 pub fn cosine(a: &[f32], b: &[f32]) -> f32 {
-    let sum = |a: &[f32], b: &[f32]| -> f64 {
-        a.iter()
-            .zip(b)
-            .map(|(&a, &b)| f64::from(a) * f64::from(b))
-            .sum()
-    };
+    let sum = |a: &[f32], b: &[f32]| -> f64 { a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum() };
     let norm = (sum(a, a) * sum(b, b)).sqrt();
-    if norm > 0.0 {
-        (sum(a, b) / norm) as f32
-    } else {
-        0.0
-    }
+    if norm > 0.0 { (sum(a, b) / norm) as f32 } else { 0.0 }
 }
 
 /// A vector as int8 with one scale: `value = code * scale`, codes from -127 to 127, so that the code
@@ -52,9 +39,7 @@ pub fn cosine(a: &[f32], b: &[f32]) -> f32 {
 /// Codes are the nearest whole numbers, halves away from zero. A zero vector has scale 0.
 pub fn quantise(vector: &[f32], codes: &mut [i8]) -> f32 {
     debug_assert_eq!(vector.len(), codes.len());
-    let largest = vector
-        .iter()
-        .fold(0.0f32, |largest, x| largest.max(x.abs()));
+    let largest = vector.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
     if largest == 0.0 {
         codes.fill(0);
         return 0.0;
@@ -77,11 +62,7 @@ mod tests {
         let mut random = Random(1);
         for len in 0..40 {
             let (a, b) = (random.vector(len), random.vector(len));
-            let exact: f64 = a
-                .iter()
-                .zip(&b)
-                .map(|(&a, &b)| f64::from(a) * f64::from(b))
-                .sum();
+            let exact: f64 = a.iter().zip(&b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum();
             assert!((f64::from(dot(&a, &b)) - exact).abs() < 1e-5, "{len}");
         }
     }

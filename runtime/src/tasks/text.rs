@@ -80,26 +80,20 @@ impl TextEncoder {
     /// # Errors
     /// [`TextError::Load`] and [`TextError::Context`].
     pub fn new(tokenizer_json: &[u8], config: &FolderConfig) -> Result<Self, TextError> {
-        let mut tokenizer = Tokenizer::from_bytes(tokenizer_json)
-            .map_err(|error| TextError::Load(error.to_string()))?;
-        let own_limit = tokenizer
-            .get_truncation()
-            .map(|truncation| truncation.max_length);
+        let mut tokenizer =
+            Tokenizer::from_bytes(tokenizer_json).map_err(|error| TextError::Load(error.to_string()))?;
+        let own_limit = tokenizer.get_truncation().map(|truncation| truncation.max_length);
         let own_pad = tokenizer.get_padding().map(|padding| padding.pad_id);
         tokenizer.with_padding(None);
 
         // The number that is added to a single text.
-        let special = tokenizer
-            .get_post_processor()
-            .map_or(0, |processor| processor.added_tokens(false));
+        let special = tokenizer.get_post_processor().map_or(0, |processor| processor.added_tokens(false));
         let limit = config.context_length().or(own_limit);
         if let Some(limit) = limit.filter(|&limit| limit <= special) {
             return Err(TextError::Context { limit, special });
         }
         // Done here rather than there, so that both the cut and the whole ids are to be had.
-        tokenizer
-            .with_truncation(None)
-            .map_err(|error| TextError::Load(error.to_string()))?;
+        tokenizer.with_truncation(None).map_err(|error| TextError::Load(error.to_string()))?;
         let room = limit.map(|limit| limit - special);
         let direction = match config.tokenizer.truncation_side {
             Side::Left => TruncationDirection::Left,
@@ -107,11 +101,7 @@ impl TextEncoder {
         };
 
         let special = &config.tokenizer.special;
-        let id = |token: &Option<String>| {
-            token
-                .as_deref()
-                .and_then(|token| tokenizer.token_to_id(token))
-        };
+        let id = |token: &Option<String>| token.as_deref().and_then(|token| tokenizer.token_to_id(token));
         let section = config.model.text_config.as_ref();
         let pad_id = id(&special.pad_token)
             .or(own_pad)
@@ -191,19 +181,12 @@ impl TextEncoder {
 
     fn ids_within(&self, text: &str, room: Option<usize>) -> Result<Vec<u32>, TextError> {
         let failed = |error: tokenizers::Error| TextError::Encode(error.to_string());
-        let text = if self.lower_case {
-            Cow::Owned(text.to_lowercase())
-        } else {
-            Cow::Borrowed(text)
-        };
+        let text = if self.lower_case { Cow::Owned(text.to_lowercase()) } else { Cow::Borrowed(text) };
         let mut encoding = self.tokenizer.encode_fast(text, false).map_err(failed)?;
         if let Some(room) = room {
             encoding.truncate(room, 0, self.direction);
         }
-        let encoding = self
-            .tokenizer
-            .post_process(encoding, None, true)
-            .map_err(failed)?;
+        let encoding = self.tokenizer.post_process(encoding, None, true).map_err(failed)?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -212,10 +195,7 @@ impl TextEncoder {
     /// # Errors
     /// [`TextError::Encode`].
     pub fn encode<S: AsRef<str>>(&self, texts: &[S]) -> Result<TokenBatch, TextError> {
-        let rows: Vec<_> = texts
-            .iter()
-            .map(|text| self.ids(text.as_ref()))
-            .collect::<Result<_, _>>()?;
+        let rows: Vec<_> = texts.iter().map(|text| self.ids(text.as_ref())).collect::<Result<_, _>>()?;
         let longest = rows.iter().map(Vec::len).max().unwrap_or(0);
         // A graph cannot run on rows of no tokens, which an empty text without special tokens gives.
         let length = match self.padding {
@@ -235,17 +215,11 @@ impl TextEncoder {
                 Side::Left => (fill, 0),
                 Side::Right => (0, fill),
             };
-            batch
-                .input_ids
-                .extend(std::iter::repeat_n(self.pad_id, before));
+            batch.input_ids.extend(std::iter::repeat_n(self.pad_id, before));
             batch.attention_mask.extend(std::iter::repeat_n(0, before));
             batch.input_ids.extend(row.iter().map(|&id| i64::from(id)));
-            batch
-                .attention_mask
-                .extend(std::iter::repeat_n(1, row.len()));
-            batch
-                .input_ids
-                .extend(std::iter::repeat_n(self.pad_id, after));
+            batch.attention_mask.extend(std::iter::repeat_n(1, row.len()));
+            batch.input_ids.extend(std::iter::repeat_n(self.pad_id, after));
             batch.attention_mask.extend(std::iter::repeat_n(0, after));
         }
         Ok(batch)
@@ -256,9 +230,7 @@ impl TextEncoder {
     /// # Errors
     /// [`TextError::Decode`].
     pub fn decode(&self, ids: &[u32]) -> Result<String, TextError> {
-        self.tokenizer
-            .decode(ids, true)
-            .map_err(|error| TextError::Decode(error.to_string()))
+        self.tokenizer.decode(ids, true).map_err(|error| TextError::Decode(error.to_string()))
     }
 }
 
@@ -298,24 +270,12 @@ mod tests {
     fn long_texts_are_cut_and_keep_the_end_token() {
         let encoder = encoder(r#"{"model_max_length": 9}"#, r#"{"max_seq_length": 5}"#).unwrap();
         assert_eq!(encoder.context_length(), Some(5));
-        assert_eq!(
-            encoder.ids("a cat of a photo of a cat").unwrap(),
-            [1, 4, 5, 7, 2]
-        );
+        assert_eq!(encoder.ids("a cat of a photo of a cat").unwrap(), [1, 4, 5, 7, 2]);
         assert_eq!(encoder.ids(&"cat ".repeat(100_000)).unwrap().len(), 5);
-        assert_eq!(
-            encoder
-                .whole_ids("a cat of a photo of a cat")
-                .unwrap()
-                .len(),
-            10
-        );
+        assert_eq!(encoder.whole_ids("a cat of a photo of a cat").unwrap().len(), 10);
         let json = r#"{"model_max_length": 5, "truncation_side": "left"}"#;
         let left = super::tests::encoder(json, "{}").unwrap();
-        assert_eq!(
-            left.ids("a cat of a photo of a cat").unwrap(),
-            [1, 7, 4, 5, 2]
-        );
+        assert_eq!(left.ids("a cat of a photo of a cat").unwrap(), [1, 7, 4, 5, 2]);
     }
 
     #[test]
@@ -331,16 +291,10 @@ mod tests {
         let json = r#"{"model_max_length": 8, "model_input_names": ["input_ids"]}"#;
         let encoder = encoder(json, "{}").unwrap();
         assert_eq!(encoder.padding(), Padding::Fixed(8));
-        assert_eq!(
-            encoder.encode(&["cat"]).unwrap().input_ids,
-            [1, 5, 2, 0, 0, 0, 0, 0]
-        );
+        assert_eq!(encoder.encode(&["cat"]).unwrap().input_ids, [1, 5, 2, 0, 0, 0, 0, 0]);
         let longest = encoder.clone().with_padding(Padding::Longest);
         assert_eq!(longest.encode(&["cat"]).unwrap().length, 3);
-        assert_eq!(
-            encoder.with_padding(Padding::Fixed(99)).padding(),
-            Padding::Fixed(8)
-        );
+        assert_eq!(encoder.with_padding(Padding::Fixed(99)).padding(), Padding::Fixed(8));
     }
 
     #[test]
@@ -366,21 +320,9 @@ mod tests {
     #[test]
     fn impossible_files_are_errors() {
         let config = FolderConfig::default();
-        assert_eq!(
-            TextEncoder::new(b"{", &config).unwrap_err().kind(),
-            "tokenizer_load"
-        );
-        assert_eq!(
-            TextEncoder::new(b"{}", &config).unwrap_err().kind(),
-            "tokenizer_load"
-        );
+        assert_eq!(TextEncoder::new(b"{", &config).unwrap_err().kind(), "tokenizer_load");
+        assert_eq!(TextEncoder::new(b"{}", &config).unwrap_err().kind(), "tokenizer_load");
         let error = encoder(r#"{"model_max_length": 2}"#, "{}").unwrap_err();
-        assert_eq!(
-            error,
-            TextError::Context {
-                limit: 2,
-                special: 2
-            }
-        );
+        assert_eq!(error, TextError::Context { limit: 2, special: 2 });
     }
 }

@@ -93,6 +93,10 @@ impl Columns<f32> for Patches<'_, f32> {
         true
     }
 
+    fn together(&self, all: usize) -> usize {
+        all
+    }
+
     fn block<'s>(
         &'s self,
         nr: usize,
@@ -119,6 +123,10 @@ impl Columns<f32> for Patches<'_, f32> {
 impl Columns<i16> for Patches<'_, u8> {
     fn needs_room(&self) -> bool {
         true
+    }
+
+    fn together(&self, all: usize) -> usize {
+        all
     }
 
     fn block<'s>(

@@ -220,6 +220,10 @@ impl Columns<i16> for ByteColumns<'_> {
         }
         (room, stride)
     }
+
+    fn source(&self, nr: usize, k: Range<usize>, panel: usize) -> &[u8] {
+        &self.panels.data[panel * self.k * nr + k.start * nr..][..k.len() * nr]
+    }
 }
 
 /// `out = widen(from) - zeros`, the zeros repeated for each step of K.

@@ -60,6 +60,19 @@ pub(crate) trait Columns<T: Number>: Sync {
     /// Whether `block` writes into `room`.
     fn needs_room(&self) -> bool;
 
+    /// Panels that are best asked for together, of `all` that a task needs: one by default, which the tiles then find
+    /// in the first-level cache.
+    fn together(&self, all: usize) -> usize {
+        let _ = all;
+        1
+    }
+
+    /// The memory that `block` will read for `panel`, if it pays to fetch it ahead.
+    fn source(&self, nr: usize, k: Range<usize>, panel: usize) -> &[u8] {
+        let _ = (nr, k, panel);
+        &[]
+    }
+
     /// The elements `k` (a range that starts at a multiple of the step; its end may lie in the padding of K) of the
     /// panels `panels`: panel i of them starts at i times the second result and is `[k / STEP][nr][STEP]`. `room` holds
     /// `panels.len() * k.len() * nr` elements if `needs_room`. Padding must be zero.
@@ -83,6 +96,27 @@ impl<T: Number> Columns<T> for PackedColumns<'_, T> {
         let stride = self.k * nr;
         (&self.data[panels.start * stride + k.start * nr..], stride)
     }
+
+    fn source(&self, nr: usize, k: Range<usize>, panel: usize) -> &[u8] {
+        bytemuck::cast_slice(&self.data[panel * self.k * nr + k.start * nr..][..k.len() * nr])
+    }
+}
+
+/// Asks for the cache lines of part `part` of `parts` of `bytes`, without waiting for them. The hardware's own prefetcher
+/// stops at each page and starts anew with each panel.
+#[inline]
+fn fetch_ahead(bytes: &[u8], part: usize, parts: usize) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        let lines = bytes.len().div_ceil(64);
+        for line in part * lines / parts..(part + 1) * lines / parts {
+            // SAFETY: the address lies inside `bytes`, and a prefetch does not access memory.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(bytes.as_ptr().add(line * 64).cast()) };
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (bytes, part, parts);
 }
 
 /// Panels of rows and of columns that a task takes.
@@ -140,8 +174,10 @@ pub(crate) fn multiply<T: Number>(
     let (row_blocks, column_blocks) = (row_panels.count.div_ceil(block.rows), column_panels.div_ceil(block.columns));
     let stretches = k.div_ceil(T::K_BLOCK).max(1);
     let stretch = k.div_ceil(stretches).next_multiple_of(T::STEP);
-    let room = if b.needs_room() { block.columns * nr * stretch } else { 0 };
-    let width = block.columns * nr;
+    let together = b.together(block.columns).clamp(1, block.columns);
+    let room = if b.needs_room() { together * nr * stretch } else { 0 };
+    // A cache line more, so that the rows of a tile do not fall into the same few sets of the cache.
+    let width = block.columns * nr + 64 / size_of::<T::Acc>();
     let init = || {
         let accumulators = cx.scratch.take(block.rows * mr * width * size_of::<T::Acc>());
         (accumulators, cx.scratch.take(room * size_of::<T>()))
@@ -159,14 +195,24 @@ pub(crate) fn multiply<T: Number>(
         let mut from = 0;
         while from < k {
             let to = (from + stretch).min(k);
-            let (b, b_stride) = b.block(nr, from..to, columns.clone(), bytemuck::cast_slice_mut(room.as_mut_slice()));
-            for j in 0..columns.len() {
-                let b = &b[j * b_stride..][..(to - from) * nr];
-                for i in rows.clone() {
-                    let range = row_panels.range(i);
-                    let a = &a[i * k * mr + from * mr..][..(to - from) * mr];
-                    let c = &mut accumulators[(range.start - first_row) * width + j * nr..];
-                    kernel.run(range.len(), to - from, a, b, c, width, from > 0);
+            for group in columns.clone().step_by(together) {
+                let panels = group..(group + together).min(columns.end);
+                let room = bytemuck::cast_slice_mut(room.as_mut_slice());
+                let (panel_data, b_stride) = b.block(nr, from..to, panels.clone(), room);
+                for (j, panel) in panels.enumerate() {
+                    let next = match panel + 1 {
+                        next if next < columns.end => b.source(nr, from..to, next),
+                        _ if to < k => b.source(nr, to..(to + stretch).min(k), columns.start),
+                        _ => &[],
+                    };
+                    let panel_data = &panel_data[j * b_stride..][..(to - from) * nr];
+                    for i in rows.clone() {
+                        fetch_ahead(next, i - rows.start, rows.len());
+                        let range = row_panels.range(i);
+                        let a = &a[i * k * mr + from * mr..][..(to - from) * mr];
+                        let c = &mut accumulators[(range.start - first_row) * width + (panel - columns.start) * nr..];
+                        kernel.run(range.len(), to - from, a, panel_data, c, width, from > 0);
+                    }
                 }
             }
             from = to;

@@ -59,6 +59,11 @@ impl<'a> Facts<'a> {
     pub(crate) fn output_type(&self, i: usize) -> Option<DType> {
         self.outputs.get(i).map(|&(t, _)| t)
     }
+
+    /// The number of elements of input `i`; 0 if it is absent.
+    pub(crate) fn input_len(&self, i: usize) -> usize {
+        self.input(i).map_or(0, |(_, s)| s.iter().product())
+    }
 }
 
 /// An operator's tensors while it is recorded.
@@ -132,7 +137,8 @@ pub(crate) fn supports(op: &Op, facts: &Facts<'_>) -> bool {
         let elements = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
         // Kernels count elements in 32 bits, with room for the last workgroup to overshoot.
         elements.is_some_and(|n| {
-            n < u32::MAX as usize - (1 << 20)
+            (dtype != DType::F16 || facts.caps.packed_f16)
+                && n < u32::MAX as usize - (1 << 20)
                 && device_bytes(dtype, n) <= facts.caps.max_storage_buffer_binding_size.min(facts.caps.max_buffer_size)
         })
     };

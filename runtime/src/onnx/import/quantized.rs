@@ -129,32 +129,40 @@ fn qlinear_conv(cx: &mut NodeContext<'_, '_>) -> Result<ValueId, String> {
     requantize(cx, acc, [x_scale, w_scale, y_scale], y_zero, to, spatial)
 }
 
-/// `(a - a_zero) * (a_scale / y_scale) + (b - b_zero) * (b_scale / y_scale)`, or
-/// `(a - a_zero) * (b - b_zero) * (a_scale * b_scale / y_scale)`, rounded once: the order in which ONNX Runtime rounds.
+/// `a * ra + b * rb + (y_zero - (ra * a_zero + rb * b_zero))` with `ra = a_scale / y_scale` and `rb` likewise, or
+/// `(a - a_zero) * (b - b_zero) * (a_scale * b_scale / y_scale) + y_zero`, rounded once behind the zero point: the order in
+/// which ONNX Runtime rounds, where halves go to the even result and not to the even distance from the zero point.
 fn qlinear_binary(cx: &mut NodeContext<'_, '_>, op: Binary) -> Result<ValueId, String> {
-    let unit = cx.scalar(1f32);
-    let centred = |cx: &mut NodeContext<'_, '_>, at: usize| {
-        let inputs = [Some(cx.need(at)?), Some(unit), cx.input(at + 2)?];
-        cx.emit(Op::DequantizeLinear { axis: 1, block: 0 }, &inputs)
+    let number = |cx: &mut NodeContext<'_, '_>, at: usize| match cx.input(at)? {
+        Some(x) => cx.emit(Op::Cast { to: DType::F32 }, &[Some(x)]),
+        None => Ok(cx.scalar(0f32)),
     };
-    let (a, b) = (centred(cx, 0)?, centred(cx, 3)?);
+    let (a, a_zero) = (number(cx, 0)?, number(cx, 2)?);
+    let (b, b_zero, y_zero) = (number(cx, 3)?, number(cx, 5)?, number(cx, 7)?);
     let (a_scale, b_scale, y_scale) = (cx.need(1)?, cx.need(4)?, cx.need(6)?);
     let y = if op == Binary::Add {
-        let ratio = |cx: &mut NodeContext<'_, '_>, x, scale| {
-            let ratio = binary(cx, Binary::Div, scale, y_scale)?;
-            binary(cx, Binary::Mul, x, ratio)
-        };
-        let (a, b) = (ratio(cx, a, a_scale)?, ratio(cx, b, b_scale)?);
-        binary(cx, Binary::Add, a, b)?
+        let a_ratio = binary(cx, Binary::Div, a_scale, y_scale)?;
+        let b_ratio = binary(cx, Binary::Div, b_scale, y_scale)?;
+        let a_offset = binary(cx, Binary::Mul, a_ratio, a_zero)?;
+        let b_offset = binary(cx, Binary::Mul, b_ratio, b_zero)?;
+        let offset = binary(cx, Binary::Add, a_offset, b_offset)?;
+        let offset = binary(cx, Binary::Sub, y_zero, offset)?;
+        let a = binary(cx, Binary::Mul, a, a_ratio)?;
+        let b = binary(cx, Binary::Mul, b, b_ratio)?;
+        let sum = binary(cx, Binary::Add, a, b)?;
+        binary(cx, Binary::Add, sum, offset)?
     } else {
+        let a = binary(cx, Binary::Sub, a, a_zero)?;
+        let b = binary(cx, Binary::Sub, b, b_zero)?;
         let product = binary(cx, Binary::Mul, a, b)?;
         let scale = binary(cx, Binary::Mul, a_scale, b_scale)?;
         let scale = binary(cx, Binary::Div, scale, y_scale)?;
-        binary(cx, Binary::Mul, product, scale)?
+        let scaled = binary(cx, Binary::Mul, product, scale)?;
+        binary(cx, Binary::Add, scaled, y_zero)?
     };
     let to = cx.fact(cx.need(0)?)?.dtype;
-    let inputs = [Some(y), Some(unit), cx.input(7)?];
-    cx.emit(Op::QuantizeLinear { axis: 1, to, block: 0 }, &inputs)
+    let unit = cx.scalar(1f32);
+    cx.emit(Op::QuantizeLinear { axis: 1, to, block: 0 }, &[Some(y), Some(unit)])
 }
 
 fn qgemm(cx: &mut NodeContext<'_, '_>) -> Result<ValueId, String> {

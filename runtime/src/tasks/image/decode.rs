@@ -34,16 +34,12 @@ pub fn decode(bytes: &[u8]) -> Result<Pixels, ImageError> {
     let mut limits = Limits::no_limits();
     limits.max_alloc = Some(MAX_ALLOC);
     reader.limits(limits);
-    let mut decoder = reader
-        .into_decoder()
-        .map_err(|error| convert(name, error))?;
+    let mut decoder = reader.into_decoder().map_err(|error| convert(name, error))?;
     let (width, height) = decoder.dimensions();
     check_size(width.into(), height.into())?;
 
     // A picture with damaged metadata is still a picture.
-    let orientation = decoder
-        .orientation()
-        .unwrap_or(image::metadata::Orientation::NoTransforms);
+    let orientation = decoder.orientation().unwrap_or(image::metadata::Orientation::NoTransforms);
     let mut picture = DynamicImage::from_decoder(decoder).map_err(|error| convert(name, error))?;
     picture.apply_orientation(orientation);
 
@@ -68,14 +64,8 @@ fn format_name(format: ImageFormat) -> Option<&'static str> {
 
 fn convert(format: &'static str, error: CrateError) -> ImageError {
     match error {
-        CrateError::Unsupported(error) => ImageError::Unsupported {
-            format,
-            detail: error.to_string(),
-        },
-        other => ImageError::Corrupt {
-            format,
-            detail: other.to_string(),
-        },
+        CrateError::Unsupported(error) => ImageError::Unsupported { format, detail: error.to_string() },
+        other => ImageError::Corrupt { format, detail: other.to_string() },
     }
 }
 
@@ -91,10 +81,7 @@ fn claimed_size(format: ImageFormat, bytes: &[u8]) -> Option<(u64, u64)> {
             _ => {
                 // A negative height means that rows run from the top.
                 let height = le32(bytes, 22)? as i32;
-                Some((
-                    u64::from(le32(bytes, 18)?),
-                    u64::from(height.unsigned_abs()),
-                ))
+                Some((u64::from(le32(bytes, 18)?), u64::from(height.unsigned_abs())))
             }
         },
         ImageFormat::Jpeg => jpeg_size(bytes),
@@ -182,11 +169,7 @@ mod tests {
             assert_eq!((pixels.width(), pixels.height()), (8, 6), "{name}");
             for y in 0..6 {
                 for x in 0..8 {
-                    assert_eq!(
-                        pixel(&pixels.over_white(), x, y),
-                        small(x, y),
-                        "{name} {x} {y}"
-                    );
+                    assert_eq!(pixel(&pixels.over_white(), x, y), small(x, y), "{name} {x} {y}");
                 }
             }
         }
@@ -231,13 +214,7 @@ mod tests {
         assert!(error.to_string().contains("2147483647 x 65536"), "{error}");
 
         png[16..24].copy_from_slice(&[0, 0, 0, 0, 0, 0, 0, 9]);
-        assert_eq!(
-            decode(&png).unwrap_err(),
-            ImageError::Empty {
-                width: 0,
-                height: 9
-            }
-        );
+        assert_eq!(decode(&png).unwrap_err(), ImageError::Empty { width: 0, height: 9 });
 
         let mut bmp = fixture("bmp").to_vec();
         bmp[18..26].copy_from_slice(&[0, 0, 1, 0, 0, 0, 0xff, 0xff]);
@@ -248,10 +225,7 @@ mod tests {
         assert_eq!(decode(&gif).unwrap_err().kind(), "image_too_large");
 
         let mut jpeg = fixture("jpeg").to_vec();
-        let frame = jpeg
-            .windows(2)
-            .position(|pair| pair == [0xff, 0xc0])
-            .unwrap();
+        let frame = jpeg.windows(2).position(|pair| pair == [0xff, 0xc0]).unwrap();
         jpeg[frame + 5..frame + 9].copy_from_slice(&[0xff; 4]);
         assert_eq!(decode(&jpeg).unwrap_err().kind(), "image_too_large");
         jpeg[frame + 5..frame + 9].copy_from_slice(&[0, 0, 0, 8]);
@@ -261,14 +235,8 @@ mod tests {
     #[test]
     fn other_files_are_named_as_such() {
         assert_eq!(decode(b"").unwrap_err().kind(), "image_unknown_format");
-        assert_eq!(
-            decode(b"hello, world").unwrap_err().kind(),
-            "image_unknown_format"
-        );
-        assert_eq!(
-            decode(b"II*\0\x08\0\0\0").unwrap_err().kind(),
-            "image_unknown_format"
-        );
+        assert_eq!(decode(b"hello, world").unwrap_err().kind(), "image_unknown_format");
+        assert_eq!(decode(b"II*\0\x08\0\0\0").unwrap_err().kind(), "image_unknown_format");
     }
 
     #[test]

@@ -115,10 +115,7 @@ pub(crate) fn check_size(width: u64, height: u64) -> Result<(), ImageError> {
     if width == 0 || height == 0 {
         return Err(ImageError::Empty { width, height });
     }
-    if width
-        .checked_mul(height)
-        .is_none_or(|pixels| pixels > MAX_PIXELS)
-    {
+    if width.checked_mul(height).is_none_or(|pixels| pixels > MAX_PIXELS) {
         return Err(ImageError::TooLarge { width, height });
     }
     Ok(())
@@ -158,28 +155,13 @@ impl Pixels {
     /// # Errors
     /// [`ImageError::Empty`], [`ImageError::TooLarge`], or [`ImageError::BufferSize`] if the length
     /// does not fit.
-    pub fn new(
-        width: u32,
-        height: u32,
-        channels: Channels,
-        data: Vec<u8>,
-    ) -> Result<Self, ImageError> {
+    pub fn new(width: u32, height: u32, channels: Channels, data: Vec<u8>) -> Result<Self, ImageError> {
         check_size(width.into(), height.into())?;
         // Cannot overflow: check_size bounds the number of pixels.
         if data.len() as u64 != u64::from(width) * u64::from(height) * channels.count() as u64 {
-            return Err(ImageError::BufferSize {
-                width,
-                height,
-                channels: channels.count(),
-                found: data.len(),
-            });
+            return Err(ImageError::BufferSize { width, height, channels: channels.count(), found: data.len() });
         }
-        Ok(Self {
-            width,
-            height,
-            channels,
-            data,
-        })
+        Ok(Self { width, height, channels, data })
     }
 
     /// Wraps the bytes of a browser's `ImageData` (RGBA, not premultiplied).
@@ -236,12 +218,7 @@ impl Pixels {
                 [blend(pixel[0]), blend(pixel[1]), blend(pixel[2])]
             })
             .collect();
-        Cow::Owned(Self {
-            width: self.width,
-            height: self.height,
-            channels: Channels::Rgb,
-            data,
-        })
+        Cow::Owned(Self { width: self.width, height: self.height, channels: Channels::Rgb, data })
     }
 }
 
@@ -251,28 +228,18 @@ mod tests {
 
     #[test]
     fn sizes_are_checked() {
-        assert_eq!(
-            Pixels::from_rgb(0, 3, vec![]).unwrap_err().kind(),
-            "image_empty"
-        );
-        assert_eq!(
-            Pixels::from_rgb(1, 1, vec![0; 4]).unwrap_err().kind(),
-            "image_buffer_size"
-        );
+        assert_eq!(Pixels::from_rgb(0, 3, vec![]).unwrap_err().kind(), "image_empty");
+        assert_eq!(Pixels::from_rgb(1, 1, vec![0; 4]).unwrap_err().kind(), "image_buffer_size");
         let large = Pixels::from_rgba(u32::MAX, u32::MAX, vec![]).unwrap_err();
         assert_eq!(large.kind(), "image_too_large");
-        assert!(
-            large.to_string().contains("4294967295 x 4294967295"),
-            "{large}"
-        );
+        assert!(large.to_string().contains("4294967295 x 4294967295"), "{large}");
         assert!(check_size(10_000, 10_000).is_ok());
         assert!(check_size(10_000, 10_001).is_err());
     }
 
     #[test]
     fn alpha_goes_over_white() {
-        let pixels =
-            Pixels::from_rgba(3, 1, vec![10, 20, 30, 255, 1, 2, 3, 0, 0, 100, 255, 128]).unwrap();
+        let pixels = Pixels::from_rgba(3, 1, vec![10, 20, 30, 255, 1, 2, 3, 0, 0, 100, 255, 128]).unwrap();
         let flat = pixels.over_white();
         assert_eq!(flat.data(), [10, 20, 30, 255, 255, 255, 127, 177, 255]);
         assert_eq!(flat.channels(), Channels::Rgb);

@@ -49,14 +49,8 @@ impl Normalisation {
                 None => rescaled,
             }
         };
-        let table = (0..3)
-            .map(|channel| std::array::from_fn(|byte| value(channel, byte)))
-            .collect();
-        Self {
-            scale,
-            mean_std,
-            table,
-        }
+        let table = (0..3).map(|channel| std::array::from_fn(|byte| value(channel, byte))).collect();
+        Self { scale, mean_std, table }
     }
 }
 
@@ -82,10 +76,7 @@ impl PixelBatch {
         let [count, _, height, width] = other.shape;
         let first = [self.shape[2], self.shape[3]];
         if [height, width] != first {
-            return Err(ImageError::MixedSizes {
-                first,
-                other: [height, width],
-            });
+            return Err(ImageError::MixedSizes { first, other: [height, width] });
         }
         self.data.extend(other.data);
         self.shape[0] += count;
@@ -104,16 +95,8 @@ pub struct Preprocessor {
 
 impl Preprocessor {
     /// A pipeline from its parts; `crop` is height and width in pixels.
-    pub fn new(
-        resize: Option<(ResizeRule, Filter)>,
-        crop: Option<[u32; 2]>,
-        normalisation: Normalisation,
-    ) -> Self {
-        Self {
-            resize,
-            crop,
-            normalisation,
-        }
+    pub fn new(resize: Option<(ResizeRule, Filter)>, crop: Option<[u32; 2]>, normalisation: Normalisation) -> Self {
+        Self { resize, crop, normalisation }
     }
 
     /// Gives meaning to a `preprocessor_config.json`.
@@ -135,10 +118,7 @@ impl Preprocessor {
         if config.do_pad == Some(true) {
             return Err(unsupported("do_pad", "true"));
         }
-        let scale = config
-            .do_rescale
-            .unwrap_or(true)
-            .then(|| config.rescale_factor.unwrap_or(1.0 / 255.0));
+        let scale = config.do_rescale.unwrap_or(true).then(|| config.rescale_factor.unwrap_or(1.0 / 255.0));
         if let Some(scale) = scale.filter(|scale| !scale.is_finite()) {
             return Err(unsupported("rescale_factor", scale));
         }
@@ -199,9 +179,7 @@ impl Preprocessor {
         if let Some((rule, filter)) = self.resize {
             let (width, height) = match rule {
                 ResizeRule::Exact { width, height } => (width.into(), height.into()),
-                ResizeRule::ShortestEdge(edge) => {
-                    shortest_edge_size(picture.width(), picture.height(), edge)
-                }
+                ResizeRule::ShortestEdge(edge) => shortest_edge_size(picture.width(), picture.height(), edge),
             };
             if (width, height) != (picture.width().into(), picture.height().into()) {
                 picture = Cow::Owned(resize(&picture, width, height, filter)?);
@@ -245,10 +223,7 @@ impl Preprocessor {
             }
         }
         let [height, width] = size.unwrap_or_default();
-        Ok(PixelBatch {
-            data,
-            shape: [pictures.len(), 3, height, width],
-        })
+        Ok(PixelBatch { data, shape: [pictures.len(), 3, height, width] })
     }
 }
 
@@ -263,70 +238,37 @@ fn geometry(config: &PreprocessorConfig) -> Result<Geometry, ConfigError> {
 
     // ConvNeXt's processor has one size and the share of the resized picture that the crop keeps,
     // 224/256 unless the file says otherwise.
-    let convnext = config
-        .image_processor_type
-        .as_deref()
-        .is_some_and(|name| name.starts_with("ConvNext"));
+    let convnext = config.image_processor_type.as_deref().is_some_and(|name| name.starts_with("ConvNext"));
     if resizes && !crops && (config.crop_pct.is_some() || convnext) {
         let edge = match config.size {
-            Some(
-                SizeSpec::One(edge)
-                | SizeSpec::Edges {
-                    shortest_edge: Some(edge),
-                    ..
-                },
-            ) => edge,
+            Some(SizeSpec::One(edge) | SizeSpec::Edges { shortest_edge: Some(edge), .. }) => edge,
             other => return Err(unsupported("size", format!("{other:?} with crop_pct"))),
         };
         let edge = side("size", edge)?;
         if edge >= CONVNEXT_WHOLE {
-            return Ok((
-                Some((
-                    ResizeRule::Exact {
-                        width: edge,
-                        height: edge,
-                    },
-                    filter,
-                )),
-                None,
-            ));
+            return Ok((Some((ResizeRule::Exact { width: edge, height: edge }, filter)), None));
         }
         let share = config.crop_pct.unwrap_or(224.0 / 256.0);
         if !(0.01..=1.0).contains(&share) {
             return Err(unsupported("crop_pct", share));
         }
         let resized = (f64::from(edge) / share) as u32;
-        return Ok((
-            Some((ResizeRule::ShortestEdge(resized), filter)),
-            Some([edge, edge]),
-        ));
+        return Ok((Some((ResizeRule::ShortestEdge(resized), filter)), Some([edge, edge])));
     }
 
     let resize = if resizes {
-        let size = config.size.ok_or(ConfigError::Missing {
-            file: PREPROCESSOR,
-            field: "size",
-        })?;
-        Some((
-            resize_rule(size, config.default_to_square.unwrap_or(!crops))?,
-            filter,
-        ))
+        let size = config.size.ok_or(ConfigError::Missing { file: PREPROCESSOR, field: "size" })?;
+        Some((resize_rule(size, config.default_to_square.unwrap_or(!crops))?, filter))
     } else {
         None
     };
     let crop = if crops {
-        let missing = ConfigError::Missing {
-            file: PREPROCESSOR,
-            field: "crop_size",
-        };
+        let missing = ConfigError::Missing { file: PREPROCESSOR, field: "crop_size" };
         Some(match config.crop_size.ok_or(missing)? {
             SizeSpec::One(edge) => [side("crop_size", edge)?; 2],
-            SizeSpec::Pair([height, width])
-            | SizeSpec::Edges {
-                height: Some(height),
-                width: Some(width),
-                ..
-            } => [side("crop_size", height)?, side("crop_size", width)?],
+            SizeSpec::Pair([height, width]) | SizeSpec::Edges { height: Some(height), width: Some(width), .. } => {
+                [side("crop_size", height)?, side("crop_size", width)?]
+            }
             other => return Err(unsupported("crop_size", format!("{other:?}"))),
         })
     } else {
@@ -339,26 +281,14 @@ fn resize_rule(size: SizeSpec, square: bool) -> Result<ResizeRule, ConfigError> 
     Ok(match size {
         SizeSpec::One(edge) if square => {
             let edge = side("size", edge)?;
-            ResizeRule::Exact {
-                width: edge,
-                height: edge,
-            }
+            ResizeRule::Exact { width: edge, height: edge }
         }
-        SizeSpec::One(edge)
-        | SizeSpec::Edges {
-            shortest_edge: Some(edge),
-            longest_edge: None,
-            ..
-        } => ResizeRule::ShortestEdge(side("size", edge)?),
-        SizeSpec::Pair([height, width])
-        | SizeSpec::Edges {
-            height: Some(height),
-            width: Some(width),
-            ..
-        } => ResizeRule::Exact {
-            width: side("size", width)?,
-            height: side("size", height)?,
-        },
+        SizeSpec::One(edge) | SizeSpec::Edges { shortest_edge: Some(edge), longest_edge: None, .. } => {
+            ResizeRule::ShortestEdge(side("size", edge)?)
+        }
+        SizeSpec::Pair([height, width]) | SizeSpec::Edges { height: Some(height), width: Some(width), .. } => {
+            ResizeRule::Exact { width: side("size", width)?, height: side("size", height)? }
+        }
         // Processors that bound the longer edge cut the picture into tiles or pad it.
         other @ SizeSpec::Edges { .. } => {
             return Err(unsupported("size", format!("{other:?}")));
@@ -367,11 +297,7 @@ fn resize_rule(size: SizeSpec, square: bool) -> Result<ResizeRule, ConfigError> 
 }
 
 fn side(field: &'static str, value: u32) -> Result<u32, ConfigError> {
-    if (1..=MAX_SIDE).contains(&value) {
-        Ok(value)
-    } else {
-        Err(unsupported(field, value))
-    }
+    if (1..=MAX_SIDE).contains(&value) { Ok(value) } else { Err(unsupported(field, value)) }
 }
 
 fn channels(field: &'static str, values: Option<&[f64]>) -> Result<[f32; 3], ConfigError> {
@@ -379,19 +305,12 @@ fn channels(field: &'static str, values: Option<&[f64]>) -> Result<[f32; 3], Con
         Some(&[r, g, b]) => Ok([r as f32, g as f32, b as f32]),
         Some(&[value]) => Ok([value as f32; 3]),
         Some(other) => Err(unsupported(field, format!("{other:?}"))),
-        None => Err(ConfigError::Missing {
-            file: PREPROCESSOR,
-            field,
-        }),
+        None => Err(ConfigError::Missing { file: PREPROCESSOR, field }),
     }
 }
 
 fn unsupported(field: &'static str, value: impl ToString) -> ConfigError {
-    ConfigError::Unsupported {
-        file: PREPROCESSOR,
-        field,
-        value: value.to_string(),
-    }
+    ConfigError::Unsupported { file: PREPROCESSOR, field, value: value.to_string() }
 }
 
 /// Cuts `height` x `width` pixels out of the middle. Where the picture is smaller it is surrounded by
@@ -459,31 +378,20 @@ mod tests {
     #[test]
     fn one_number_without_a_crop_is_a_square() {
         let vit = from_json(r#"{"size": 32, "image_mean": [0.5], "image_std": [0.5]}"#).unwrap();
-        let square = ResizeRule::Exact {
-            width: 32,
-            height: 32,
-        };
+        let square = ResizeRule::Exact { width: 32, height: 32 };
         assert_eq!(vit.resize, Some((square, Filter::Bilinear)));
         let edge = from_json(r#"{"size": 32, "default_to_square": false}"#).unwrap();
-        assert_eq!(
-            edge.resize,
-            Some((ResizeRule::ShortestEdge(32), Filter::Bilinear))
-        );
+        assert_eq!(edge.resize, Some((ResizeRule::ShortestEdge(32), Filter::Bilinear)));
         assert_eq!(edge.output_size(), None);
     }
 
     #[test]
     fn convnext_keeps_a_share_of_the_resized_picture() {
         let small = from_json(r#"{"size": 224, "crop_pct": 0.875, "resample": 3}"#).unwrap();
-        assert_eq!(
-            small.resize,
-            Some((ResizeRule::ShortestEdge(256), Filter::Bicubic))
-        );
+        assert_eq!(small.resize, Some((ResizeRule::ShortestEdge(256), Filter::Bicubic)));
         assert_eq!(small.crop, Some([224, 224]));
-        let named = from_json(
-            r#"{"size": {"shortest_edge": 224}, "image_processor_type": "ConvNextImageProcessor"}"#,
-        )
-        .unwrap();
+        let named =
+            from_json(r#"{"size": {"shortest_edge": 224}, "image_processor_type": "ConvNextImageProcessor"}"#).unwrap();
         assert_eq!(named.crop, Some([224, 224]));
         let large = from_json(r#"{"size": 384, "crop_pct": 0.875}"#).unwrap();
         assert_eq!(large.output_size(), Some([384, 384]));
@@ -505,22 +413,14 @@ mod tests {
             r#"{"size": 32, "crop_pct": 0.0}"#,
             r#"{"size": 32, "do_center_crop": true, "crop_size": {"shortest_edge": 3}}"#,
         ] {
-            assert_eq!(
-                from_json(json).unwrap_err().kind(),
-                "config_unsupported",
-                "{json}"
-            );
+            assert_eq!(from_json(json).unwrap_err().kind(), "config_unsupported", "{json}");
         }
         for json in [
             r#"{"do_resize": true}"#,
             r#"{"size": 32, "do_center_crop": true}"#,
             r#"{"size": 32, "do_normalize": true}"#,
         ] {
-            assert_eq!(
-                from_json(json).unwrap_err().kind(),
-                "config_missing",
-                "{json}"
-            );
+            assert_eq!(from_json(json).unwrap_err().kind(), "config_missing", "{json}");
         }
     }
 
@@ -540,10 +440,7 @@ mod tests {
         let batch = keep.process_batch(&[wide.clone(), wide.clone()]).unwrap();
         assert_eq!(batch.shape, [2, 3, 1, 2]);
         assert_eq!(batch.data[..6], [1.0, 4.0, 2.0, 5.0, 3.0, 6.0]);
-        assert_eq!(
-            keep.process_batch(&[wide, tall]).unwrap_err().kind(),
-            "image_mixed_sizes"
-        );
+        assert_eq!(keep.process_batch(&[wide, tall]).unwrap_err().kind(), "image_mixed_sizes");
         assert_eq!(keep.process_batch(&[]).unwrap().shape, [0, 3, 0, 0]);
     }
 
@@ -551,35 +448,22 @@ mod tests {
     fn extreme_proportions_are_an_error() {
         let clip = from_json(&format!(r#"{{"size": 224, "crop_size": 224, {CLIP}}}"#)).unwrap();
         let strip = Pixels::from_rgb(1, 60_000, vec![0; 180_000]).unwrap();
-        assert_eq!(
-            clip.process(&strip).unwrap_err().kind(),
-            "image_proportions"
-        );
+        assert_eq!(clip.process(&strip).unwrap_err().kind(), "image_proportions");
     }
 
     /// Against numbers that numpy computed from Pillow's pixels; see testdata/README.md.
     #[cfg(feature = "image")]
     #[test]
     fn equals_the_reference_pipeline() {
-        let source =
-            crate::tasks::image::decode(include_bytes!("../testdata/gradient_37x23.png")).unwrap();
+        let source = crate::tasks::image::decode(include_bytes!("../testdata/gradient_37x23.png")).unwrap();
         let mut expected = include_bytes!("../testdata/preprocessed.bin")
             .chunks_exact(4)
             .map(|bytes| f32::from_le_bytes(bytes.try_into().unwrap()));
         let half = r#""image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]"#;
         for (json, shape) in [
-            (
-                format!(r#"{{"size": 16, "crop_size": 16, {CLIP}}}"#),
-                [1, 3, 16, 16],
-            ),
-            (
-                format!(r#"{{"size": {{"height": 14, "width": 12}}, {half}}}"#),
-                [1, 3, 14, 12],
-            ),
-            (
-                format!(r#"{{"size": 12, "crop_size": [17, 14], {CLIP}}}"#),
-                [1, 3, 17, 14],
-            ),
+            (format!(r#"{{"size": 16, "crop_size": 16, {CLIP}}}"#), [1, 3, 16, 16]),
+            (format!(r#"{{"size": {{"height": 14, "width": 12}}, {half}}}"#), [1, 3, 14, 12]),
+            (format!(r#"{{"size": 12, "crop_size": [17, 14], {CLIP}}}"#), [1, 3, 17, 14]),
         ] {
             let batch = from_json(&json).unwrap().process(&source).unwrap();
             assert_eq!(batch.shape, shape);

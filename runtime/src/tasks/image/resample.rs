@@ -18,15 +18,9 @@ pub(super) struct Kernel {
     pub(super) support: f64,
 }
 
-pub(super) const BOX: Kernel = Kernel {
-    weight: |x| if x > -0.5 && x <= 0.5 { 1.0 } else { 0.0 },
-    support: 0.5,
-};
+pub(super) const BOX: Kernel = Kernel { weight: |x| if x > -0.5 && x <= 0.5 { 1.0 } else { 0.0 }, support: 0.5 };
 
-pub(super) const BILINEAR: Kernel = Kernel {
-    weight: |x| (1.0 - x.abs()).max(0.0),
-    support: 1.0,
-};
+pub(super) const BILINEAR: Kernel = Kernel { weight: |x| (1.0 - x.abs()).max(0.0), support: 1.0 };
 
 pub(super) const HAMMING: Kernel = Kernel {
     weight: |x| match x.abs() {
@@ -52,11 +46,7 @@ pub(super) const BICUBIC: Kernel = Kernel {
 
 pub(super) const LANCZOS: Kernel = Kernel {
     weight: |x| {
-        if (-3.0..3.0).contains(&x) {
-            sinc(x) * sinc(x / 3.0)
-        } else {
-            0.0
-        }
+        if (-3.0..3.0).contains(&x) { sinc(x) * sinc(x / 3.0) } else { 0.0 }
     },
     support: 3.0,
 };
@@ -87,18 +77,14 @@ fn windows(from: usize, to: usize, kernel: Kernel) -> Vec<Window> {
             // Casts cut towards zero and saturate there.
             let start = (centre - support + 0.5) as usize;
             let end = ((centre + support + 0.5) as usize).min(from);
-            let weights: Vec<f64> = (start..end)
-                .map(|at| (kernel.weight)((at as f64 - centre + 0.5) * (1.0 / stretch)))
-                .collect();
+            let weights: Vec<f64> =
+                (start..end).map(|at| (kernel.weight)((at as f64 - centre + 0.5) * (1.0 / stretch))).collect();
             let sum: f64 = weights.iter().sum();
             let fixed = |weight: f64| {
                 let weight = if sum == 0.0 { weight } else { weight / sum };
                 (weight * f64::from(1 << BITS) + 0.5f64.copysign(weight)) as i32
             };
-            Window {
-                start,
-                weights: weights.into_iter().map(fixed).collect(),
-            }
+            Window { start, weights: weights.into_iter().map(fixed).collect() }
         })
         .collect()
 }
@@ -108,12 +94,7 @@ fn round(sum: i32) -> u8 {
 }
 
 /// Resizes the rows of an interleaved picture of `N` channels from `from` to `to` pixels.
-pub(super) fn horizontal<const N: usize>(
-    data: &[u8],
-    from: usize,
-    to: usize,
-    kernel: Kernel,
-) -> Vec<u8> {
+pub(super) fn horizontal<const N: usize>(data: &[u8], from: usize, to: usize, kernel: Kernel) -> Vec<u8> {
     let windows = windows(from, to, kernel);
     let (pixels, _) = data.as_chunks::<N>();
     let mut out = Vec::with_capacity(pixels.len() / from.max(1) * to * N);
@@ -132,13 +113,7 @@ pub(super) fn horizontal<const N: usize>(
 }
 
 /// Resizes the columns of a picture with rows of `stride` bytes from `from` to `to` pixels.
-pub(super) fn vertical(
-    data: &[u8],
-    stride: usize,
-    from: usize,
-    to: usize,
-    kernel: Kernel,
-) -> Vec<u8> {
+pub(super) fn vertical(data: &[u8], stride: usize, from: usize, to: usize, kernel: Kernel) -> Vec<u8> {
     let mut out = Vec::with_capacity(to * stride);
     let mut sums = vec![0; stride];
     for window in windows(from, to, kernel) {

@@ -73,19 +73,11 @@ impl Filter {
 /// the proportions and is cut to a whole number, as `get_resize_output_image_size` of Hugging Face's
 /// transformers does.
 pub fn shortest_edge_size(width: u32, height: u32, edge: u32) -> (u64, u64) {
-    let (short, long) = if width <= height {
-        (width, height)
-    } else {
-        (height, width)
-    };
+    let (short, long) = if width <= height { (width, height) } else { (height, width) };
     // Python computes int(edge * long / short) with one correctly rounded division; a quotient of
     // numbers of this size is never so close below a whole number that it rounds up to it.
     let other = u64::from(edge) * u64::from(long) / u64::from(short.max(1));
-    if width <= height {
-        (edge.into(), other)
-    } else {
-        (other, edge.into())
-    }
+    if width <= height { (edge.into(), other) } else { (other, edge.into()) }
 }
 
 /// Resizes an RGB or RGBA picture to exactly `width` x `height` pixels. Alpha is treated as one more
@@ -94,12 +86,7 @@ pub fn shortest_edge_size(width: u32, height: u32, edge: u32) -> (u64, u64) {
 /// # Errors
 /// [`ImageError::Empty`] if a side is zero, [`ImageError::Proportions`] if the result would have more
 /// than [`MAX_PIXELS`] or the picture is a strip of absurd length.
-pub fn resize(
-    pixels: &Pixels,
-    width: u64,
-    height: u64,
-    filter: Filter,
-) -> Result<Pixels, ImageError> {
+pub fn resize(pixels: &Pixels, width: u64, height: u64, filter: Filter) -> Result<Pixels, ImageError> {
     if width == 0 || height == 0 {
         return Err(ImageError::Empty { width, height });
     }
@@ -125,14 +112,7 @@ pub fn resize(
         None => take_nearest(pixels, to_width, to_height),
         Some(kernel) => {
             let first = pass(pixels.data(), pixels.channels(), from, between, kernel);
-            pass(
-                &first,
-                pixels.channels(),
-                between,
-                (to_width, to_height),
-                kernel,
-            )
-            .into_owned()
+            pass(&first, pixels.channels(), between, (to_width, to_height), kernel).into_owned()
         }
     };
     Pixels::new(to_width, to_height, pixels.channels(), data)
@@ -143,21 +123,11 @@ pub fn resize(
 /// shrinks by more than twice as many pixels as the width.
 fn between(from: (u32, u32), to: (u32, u32)) -> (u32, u32) {
     let removed = |from: u32, to: u32| i64::from(from) - i64::from(to);
-    if to.1 < from.1 && removed(from.1, to.1) > 2 * removed(from.0, to.0) {
-        (from.0, to.1)
-    } else {
-        (to.0, from.1)
-    }
+    if to.1 < from.1 && removed(from.1, to.1) > 2 * removed(from.0, to.0) { (from.0, to.1) } else { (to.0, from.1) }
 }
 
 /// One pass: along the rows if the widths differ, along the columns if the heights do.
-fn pass(
-    data: &[u8],
-    channels: Channels,
-    from: (u32, u32),
-    to: (u32, u32),
-    kernel: Kernel,
-) -> Cow<'_, [u8]> {
+fn pass(data: &[u8], channels: Channels, from: (u32, u32), to: (u32, u32), kernel: Kernel) -> Cow<'_, [u8]> {
     let (width, height) = (from.0 as usize, from.1 as usize);
     let (to_width, to_height) = (to.0 as usize, to.1 as usize);
     if width != to_width {
@@ -196,10 +166,7 @@ mod tests {
         assert_eq!(shortest_edge_size(480, 640, 224), (224, 298));
         assert_eq!(shortest_edge_size(500, 333, 256), (384, 256));
         assert_eq!(shortest_edge_size(7, 7, 32), (32, 32));
-        assert_eq!(
-            shortest_edge_size(1, 100_000_000, 224),
-            (224, 22_400_000_000)
-        );
+        assert_eq!(shortest_edge_size(1, 100_000_000, 224), (224, 22_400_000_000));
     }
 
     #[test]
@@ -215,18 +182,10 @@ mod tests {
     #[test]
     fn impossible_targets_are_errors() {
         let pixels = Pixels::from_rgb(1, 2, vec![0; 6]).unwrap();
-        assert_eq!(
-            resize(&pixels, 0, 1, Filter::Box).unwrap_err().kind(),
-            "image_empty"
-        );
+        assert_eq!(resize(&pixels, 0, 1, Filter::Box).unwrap_err().kind(), "image_empty");
         let error = resize(&pixels, 224, 22_400_000_000, Filter::Bicubic).unwrap_err();
         assert_eq!(error.kind(), "image_proportions");
-        assert_eq!(
-            resize(&pixels, 20_000, 20_000, Filter::Bicubic)
-                .unwrap_err()
-                .kind(),
-            "image_proportions"
-        );
+        assert_eq!(resize(&pixels, 20_000, 20_000, Filter::Bicubic).unwrap_err().kind(), "image_proportions");
     }
 
     #[test]
@@ -258,11 +217,7 @@ mod tests {
                         worst = worst.max(expected.abs_diff(found));
                     }
                 }
-                assert!(
-                    worst <= 1,
-                    "{} to {width} x {height}: {worst}",
-                    filter.name()
-                );
+                assert!(worst <= 1, "{} to {width} x {height}: {worst}", filter.name());
                 top += height as usize;
             }
         }

@@ -68,13 +68,7 @@ impl Layout {
                 (scales, scales.checked_add(header.count.checked_mul(4)?)?)
             }
         };
-        Some(Self {
-            entries,
-            vectors,
-            scales,
-            trailer,
-            len: trailer.checked_add(DIGEST)?,
-        })
+        Some(Self { entries, vectors, scales, trailer, len: trailer.checked_add(DIGEST)? })
     }
 }
 
@@ -132,11 +126,7 @@ impl Index {
             entry_bytes: entries.len(),
         })?;
 
-        let mut out = Hashing {
-            inner: writer,
-            hash: Sha256::new(),
-            written: 0,
-        };
+        let mut out = Hashing { inner: writer, hash: Sha256::new(), written: 0 };
         out.put(MAGIC)?;
         out.put(&VERSION.to_le_bytes())?;
         out.put(&length(header.len())?.to_le_bytes())?;
@@ -149,11 +139,7 @@ impl Index {
                 let mut bytes = Vec::with_capacity(self.dim * 4);
                 for &row in &order {
                     bytes.clear();
-                    bytes.extend(
-                        values[range(row)]
-                            .iter()
-                            .flat_map(|value| value.to_le_bytes()),
-                    );
+                    bytes.extend(values[range(row)].iter().flat_map(|value| value.to_le_bytes()));
                     out.put(&bytes)?;
                 }
             }
@@ -179,41 +165,31 @@ impl Index {
     /// [`IndexError::Checksum`] or [`IndexError::Damaged`]. Whether the vectors fit the loaded
     /// model is [`Index::check_fingerprint`]'s question.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, IndexError> {
-        let truncated = |expected: usize| IndexError::Truncated {
-            expected: expected as u64,
-            found: bytes.len() as u64,
-        };
+        let truncated =
+            |expected: usize| IndexError::Truncated { expected: expected as u64, found: bytes.len() as u64 };
         let magic = &bytes[..bytes.len().min(MAGIC.len())];
         if !MAGIC.starts_with(magic) {
             return Err(IndexError::NotAnIndex);
         }
         let mut prefix = Reader(bytes);
-        prefix
-            .take(MAGIC.len())
-            .ok_or_else(|| truncated(PREFIX + DIGEST))?;
+        prefix.take(MAGIC.len()).ok_or_else(|| truncated(PREFIX + DIGEST))?;
         let version = prefix.u32().ok_or_else(|| truncated(PREFIX + DIGEST))?;
         if version != VERSION {
-            return Err(IndexError::Version {
-                found: version,
-                supported: VERSION,
-            });
+            return Err(IndexError::Version { found: version, supported: VERSION });
         }
         let header_len = prefix.u32().ok_or_else(|| truncated(PREFIX + DIGEST))? as usize;
         let header = prefix
             .take(header_len)
             .ok_or_else(|| truncated(PREFIX.saturating_add(header_len).saturating_add(DIGEST)))?;
         let damaged = |what: &str| IndexError::Damaged(what.to_owned());
-        let header: Header = serde_json::from_slice(header)
-            .map_err(|error| IndexError::Damaged(format!("header: {error}")))?;
+        let header: Header =
+            serde_json::from_slice(header).map_err(|error| IndexError::Damaged(format!("header: {error}")))?;
         let layout = Layout::new(&header, header_len).ok_or_else(|| damaged("impossible sizes"))?;
         if bytes.len() < layout.len {
             return Err(truncated(layout.len));
         }
         if bytes.len() > layout.len {
-            return Err(IndexError::Damaged(format!(
-                "{} bytes follow its end",
-                bytes.len() - layout.len
-            )));
+            return Err(IndexError::Damaged(format!("{} bytes follow its end", bytes.len() - layout.len)));
         }
         let (body, digest) = bytes.split_at(layout.trailer);
         if Sha256::digest(body)[..] != *digest {
@@ -228,14 +204,9 @@ impl Index {
         index.entries.reserve_exact(header.count);
         let mut reader = Reader(&bytes[layout.entries..layout.entries + header.entry_bytes]);
         for row in 0..header.count {
-            let entry = reader
-                .entry()
-                .ok_or_else(|| damaged("an entry cannot be read"))?;
+            let entry = reader.entry().ok_or_else(|| damaged("an entry cannot be read"))?;
             if index.rows.insert(entry.path.clone(), row).is_some() {
-                return Err(IndexError::Damaged(format!(
-                    "{} is there twice",
-                    entry.path
-                )));
+                return Err(IndexError::Damaged(format!("{} is there twice", entry.path)));
             }
             index.entries.push(entry);
         }
@@ -283,10 +254,7 @@ impl Index {
         write().map_err(|source| {
             // Nothing more can be done if this fails too.
             let _ = std::fs::remove_file(&temporary);
-            IndexError::Io {
-                path: path.display().to_string(),
-                source,
-            }
+            IndexError::Io { path: path.display().to_string(), source }
         })
     }
 
@@ -296,10 +264,8 @@ impl Index {
     /// [`IndexError::Io`], and those of [`Index::from_bytes`].
     #[cfg(not(target_arch = "wasm32"))]
     pub fn load(path: &std::path::Path) -> Result<Self, IndexError> {
-        let bytes = std::fs::read(path).map_err(|source| IndexError::Io {
-            path: path.display().to_string(),
-            source,
-        })?;
+        let bytes =
+            std::fs::read(path).map_err(|source| IndexError::Io { path: path.display().to_string(), source })?;
         Self::from_bytes(&bytes)
     }
 }
@@ -325,12 +291,7 @@ fn put_entry(bytes: &mut Vec<u8>, entry: &Entry) -> io::Result<()> {
 }
 
 fn floats(bytes: &[u8]) -> Vec<f32> {
-    bytes
-        .as_chunks::<4>()
-        .0
-        .iter()
-        .map(|&bytes| f32::from_le_bytes(bytes))
-        .collect()
+    bytes.as_chunks::<4>().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect()
 }
 
 /// Takes values from the front; `None` at the end.
@@ -361,12 +322,7 @@ impl<'a> Reader<'a> {
             [1] => Some(self.array()?),
             _ => return None,
         };
-        Some(Entry {
-            path,
-            size,
-            mtime_ns,
-            sha256,
-        })
+        Some(Entry { path, size, mtime_ns, sha256 })
     }
 }
 
@@ -385,10 +341,7 @@ mod tests {
                 let read = Index::from_bytes(&index.to_bytes()).unwrap();
                 assert_eq!(read.fingerprint(), fingerprint("a"));
                 assert_eq!(read.model(), "test model");
-                assert_eq!(
-                    (read.dim(), read.len(), read.vector_type()),
-                    (dim, count, kind)
-                );
+                assert_eq!((read.dim(), read.len(), read.vector_type()), (dim, count, kind));
                 assert_eq!(read.entries(), index.entries());
                 assert_eq!(read.vectors, index.vectors);
                 assert_eq!(read.rows, index.rows);
@@ -407,16 +360,10 @@ mod tests {
             }
             match &mut other.vectors {
                 Vectors::F32(values) => {
-                    (0..12)
-                        .rev()
-                        .for_each(|row| values.extend(index.vectors.row(row, 6)));
+                    (0..12).rev().for_each(|row| values.extend(index.vectors.row(row, 6)));
                 }
                 Vectors::Int8 { codes, scales } => {
-                    let Vectors::Int8 {
-                        codes: from,
-                        scales: from_scales,
-                    } = &index.vectors
-                    else {
+                    let Vectors::Int8 { codes: from, scales: from_scales } = &index.vectors else {
                         unreachable!("same kind");
                     };
                     for r in (0..12).rev() {
@@ -433,17 +380,9 @@ mod tests {
     fn vectors_lie_on_a_multiple_of_64() {
         let bytes = filled(VectorType::F32, 3, 4, 2).to_bytes();
         let index = Index::from_bytes(&bytes).unwrap();
-        let Vectors::F32(values) = &index.vectors else {
-            unreachable!("f32")
-        };
-        let raw: Vec<u8> = values
-            .iter()
-            .flat_map(|value| value.to_le_bytes())
-            .collect();
-        let at = bytes
-            .windows(raw.len())
-            .position(|window| window == raw)
-            .unwrap();
+        let Vectors::F32(values) = &index.vectors else { unreachable!("f32") };
+        let raw: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let at = bytes.windows(raw.len()).position(|window| window == raw).unwrap();
         assert_eq!(at % 64, 0);
         assert_eq!(at + raw.len() + DIGEST, bytes.len());
     }
@@ -458,10 +397,7 @@ mod tests {
             }
             let mut longer = bytes;
             longer.push(0);
-            assert_eq!(
-                Index::from_bytes(&longer).unwrap_err().kind(),
-                "index_damaged"
-            );
+            assert_eq!(Index::from_bytes(&longer).unwrap_err().kind(), "index_damaged");
         }
     }
 
@@ -489,36 +425,22 @@ mod tests {
             bytes
         };
         let bytes = filled(VectorType::F32, 2, 3, 2).to_bytes();
-        let at = |needle: &str| {
-            bytes
-                .windows(needle.len())
-                .position(|window| window == needle.as_bytes())
-                .unwrap()
-        };
+        let at = |needle: &str| bytes.windows(needle.len()).position(|window| window == needle.as_bytes()).unwrap();
         assert!(Index::from_bytes(&sign(bytes.clone())).is_ok());
 
         let mut same_paths = bytes.clone();
         same_paths[at("0001.png") + 3] = b'0';
         let error = Index::from_bytes(&sign(same_paths)).unwrap_err();
-        assert!(
-            error.to_string().contains("photos/0000.png is there twice"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("photos/0000.png is there twice"), "{error}");
 
         let mut not_text = bytes.clone();
         not_text[at("photos/")] = 0xff;
-        assert_eq!(
-            Index::from_bytes(&sign(not_text)).unwrap_err().kind(),
-            "index_damaged"
-        );
+        assert_eq!(Index::from_bytes(&sign(not_text)).unwrap_err().kind(), "index_damaged");
 
         let mut infinite = bytes.clone();
         let value = bytes.len() - DIGEST - 4;
         infinite[value..value + 4].copy_from_slice(&f32::INFINITY.to_le_bytes());
-        assert_eq!(
-            Index::from_bytes(&sign(infinite)).unwrap_err().kind(),
-            "index_damaged"
-        );
+        assert_eq!(Index::from_bytes(&sign(infinite)).unwrap_err().kind(), "index_damaged");
 
         let mut more = bytes.clone();
         more[at(r#""count":2"#) + 8] = b'9';
@@ -527,24 +449,12 @@ mod tests {
 
     #[test]
     fn other_files_and_versions_are_named() {
-        assert_eq!(
-            Index::from_bytes(b"PK\x03\x04").unwrap_err().kind(),
-            "index_unknown_format"
-        );
-        assert_eq!(
-            Index::from_bytes(b"").unwrap_err().kind(),
-            "index_truncated"
-        );
+        assert_eq!(Index::from_bytes(b"PK\x03\x04").unwrap_err().kind(), "index_unknown_format");
+        assert_eq!(Index::from_bytes(b"").unwrap_err().kind(), "index_truncated");
         let mut bytes = filled(VectorType::F32, 1, 1, 2).to_bytes();
         bytes[8] = 2;
         let error = Index::from_bytes(&bytes).unwrap_err();
-        assert!(matches!(
-            error,
-            IndexError::Version {
-                found: 2,
-                supported: 1
-            }
-        ));
+        assert!(matches!(error, IndexError::Version { found: 2, supported: 1 }));
     }
 
     #[test]

@@ -125,12 +125,7 @@ pub struct Entry {
 impl Entry {
     /// An item that is known by its name only.
     pub fn new(path: impl Into<String>) -> Self {
-        Self {
-            path: path.into(),
-            size: 0,
-            mtime_ns: 0,
-            sha256: None,
-        }
+        Self { path: path.into(), size: 0, mtime_ns: 0, sha256: None }
     }
 }
 
@@ -156,27 +151,12 @@ pub struct Index {
 impl Index {
     /// An empty index for vectors of `dim` numbers from the model with this fingerprint; `model` is
     /// its name, for messages.
-    pub fn new(
-        fingerprint: Fingerprint,
-        model: impl Into<String>,
-        dim: usize,
-        kind: VectorType,
-    ) -> Self {
+    pub fn new(fingerprint: Fingerprint, model: impl Into<String>, dim: usize, kind: VectorType) -> Self {
         let vectors = match kind {
             VectorType::F32 => Vectors::F32(Vec::new()),
-            VectorType::Int8 => Vectors::Int8 {
-                codes: Vec::new(),
-                scales: Vec::new(),
-            },
+            VectorType::Int8 => Vectors::Int8 { codes: Vec::new(), scales: Vec::new() },
         };
-        Self {
-            fingerprint,
-            model: model.into(),
-            dim,
-            entries: Vec::new(),
-            vectors,
-            rows: HashMap::new(),
-        }
+        Self { fingerprint, model: model.into(), dim, entries: Vec::new(), vectors, rows: HashMap::new() }
     }
 
     /// What made the vectors.
@@ -224,9 +204,7 @@ impl Index {
 
     /// The vector of this name, as it is kept (int8 vectors widened).
     pub fn vector(&self, path: &str) -> Option<Vec<f32>> {
-        self.rows
-            .get(path)
-            .map(|&row| self.vectors.row(row, self.dim))
+        self.rows.get(path).map(|&row| self.vectors.row(row, self.dim))
     }
 
     /// Refuses to go on with another model's vectors.
@@ -237,11 +215,7 @@ impl Index {
         if self.fingerprint == model {
             return Ok(());
         }
-        Err(IndexError::Fingerprint {
-            index: self.fingerprint,
-            index_model: self.model.clone(),
-            model,
-        })
+        Err(IndexError::Fingerprint { index: self.fingerprint, index_model: self.model.clone(), model })
     }
 
     /// Adds an item, or replaces the one of the same path. The vector is brought to unit length; a
@@ -277,22 +251,14 @@ impl Index {
 
     /// Keeps the items for which `keep` holds and returns how many went.
     pub fn retain(&mut self, mut keep: impl FnMut(&Entry) -> bool) -> usize {
-        let gone: Vec<_> = self
-            .entries
-            .iter()
-            .filter(|entry| !keep(entry))
-            .map(|e| e.path.clone())
-            .collect();
+        let gone: Vec<_> = self.entries.iter().filter(|entry| !keep(entry)).map(|e| e.path.clone()).collect();
         gone.iter().filter(|path| self.remove(path)).count()
     }
 
     /// A checked copy of a vector at unit length.
     fn unit(&self, vector: &[f32], name: &str) -> Result<Vec<f32>, IndexError> {
         if vector.len() != self.dim {
-            return Err(IndexError::Dimension {
-                expected: self.dim,
-                found: vector.len(),
-            });
+            return Err(IndexError::Dimension { expected: self.dim, found: vector.len() });
         }
         if !vector.iter().all(|x| x.is_finite()) {
             return Err(IndexError::NotFinite(name.to_owned()));
@@ -344,10 +310,7 @@ impl Vectors {
         let range = row * dim..(row + 1) * dim;
         match self {
             Self::F32(values) => values[range].to_vec(),
-            Self::Int8 { codes, scales } => codes[range]
-                .iter()
-                .map(|&code| f32::from(code) * scales[row])
-                .collect(),
+            Self::Int8 { codes, scales } => codes[range].iter().map(|&code| f32::from(code) * scales[row]).collect(),
         }
     }
 }
@@ -402,10 +365,7 @@ mod tests {
                 }
             }
             let even = |entry: &Entry| entry.path.ends_with(['0', '2', '4', '6', '8']);
-            let odd = model
-                .keys()
-                .filter(|path| !even(&Entry::new(*path)))
-                .count();
+            let odd = model.keys().filter(|path| !even(&Entry::new(*path))).count();
             assert_eq!(index.retain(even), odd);
             assert!(index.entries().iter().all(even));
         }
@@ -415,13 +375,9 @@ mod tests {
     fn bad_vectors_change_nothing() {
         let mut index = filled(VectorType::F32, 3, 4, 1);
         let before = index.vector("photos/0001.png");
-        let error = index
-            .add(Entry::new("photos/0001.png"), &[1.0; 5])
-            .unwrap_err();
+        let error = index.add(Entry::new("photos/0001.png"), &[1.0; 5]).unwrap_err();
         assert_eq!(error.kind(), "index_dimension");
-        let error = index
-            .add(Entry::new("x"), &[1.0, f32::NAN, 0.0, 0.0])
-            .unwrap_err();
+        let error = index.add(Entry::new("x"), &[1.0, f32::NAN, 0.0, 0.0]).unwrap_err();
         assert_eq!(error.kind(), "index_not_finite");
         assert_eq!(index.len(), 3);
         assert_eq!(index.vector("photos/0001.png"), before);
@@ -432,10 +388,7 @@ mod tests {
     fn other_models_are_refused_by_name() {
         let index = filled(VectorType::F32, 1, 4, 1);
         assert!(index.check_fingerprint(fingerprint("a")).is_ok());
-        let message = index
-            .check_fingerprint(fingerprint("b"))
-            .unwrap_err()
-            .to_string();
+        let message = index.check_fingerprint(fingerprint("b")).unwrap_err().to_string();
         for part in ["a", "b"].map(|facts| fingerprint(facts).to_string()) {
             assert!(message.contains(&part), "{message}");
         }

@@ -29,10 +29,7 @@ pub struct SearchOptions {
 
 impl Default for SearchOptions {
     fn default() -> Self {
-        Self {
-            k: 10,
-            rerank: true,
-        }
+        Self { k: 10, rerank: true }
     }
 }
 
@@ -42,24 +39,14 @@ impl Index {
     /// # Errors
     /// [`IndexError::Dimension`] and [`IndexError::NotFinite`].
     pub fn search(&self, query: &[f32], k: usize) -> Result<Vec<Hit>, IndexError> {
-        self.search_with(
-            query,
-            SearchOptions {
-                k,
-                ..SearchOptions::default()
-            },
-        )
+        self.search_with(query, SearchOptions { k, ..SearchOptions::default() })
     }
 
     /// As [`Index::search`], with all options.
     ///
     /// # Errors
     /// As [`Index::search`].
-    pub fn search_with(
-        &self,
-        query: &[f32],
-        options: SearchOptions,
-    ) -> Result<Vec<Hit>, IndexError> {
+    pub fn search_with(&self, query: &[f32], options: SearchOptions) -> Result<Vec<Hit>, IndexError> {
         let query = self.unit(query, "the query")?;
         let best = match &self.vectors {
             Vectors::F32(values) => {
@@ -76,22 +63,15 @@ impl Index {
                 if options.rerank {
                     let wide = options.k.saturating_mul(CANDIDATES);
                     let candidates = self.best(scores.enumerate(), wide);
-                    let exact = candidates
-                        .into_iter()
-                        .map(|(row, _)| (row, dot(&self.vectors.row(row, self.dim), &query)));
+                    let exact =
+                        candidates.into_iter().map(|(row, _)| (row, dot(&self.vectors.row(row, self.dim), &query)));
                     self.best(exact, options.k)
                 } else {
                     self.best(scores.enumerate(), options.k)
                 }
             }
         };
-        Ok(best
-            .into_iter()
-            .map(|(row, score)| Hit {
-                path: self.entries[row].path.clone(),
-                score,
-            })
-            .collect())
+        Ok(best.into_iter().map(|(row, score)| Hit { path: self.entries[row].path.clone(), score }).collect())
     }
 
     fn slice<'a, T>(&self, values: &'a [T], row: usize) -> &'a [T] {
@@ -130,12 +110,7 @@ mod tests {
         let mut all: Vec<_> = index
             .entries()
             .iter()
-            .map(|entry| {
-                (
-                    entry.path.clone(),
-                    cosine(&index.vector(&entry.path).unwrap(), query),
-                )
-            })
+            .map(|entry| (entry.path.clone(), cosine(&index.vector(&entry.path).unwrap(), query)))
             .collect();
         all.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
         all
@@ -166,9 +141,7 @@ mod tests {
         for _ in 0..50 {
             let query = random.vector(64);
             let error = |rerank| {
-                let hits = index
-                    .search_with(&query, SearchOptions { k: 10, rerank })
-                    .unwrap();
+                let hits = index.search_with(&query, SearchOptions { k: 10, rerank }).unwrap();
                 let expected = naive(&index, &query);
                 hits.iter()
                     .zip(&expected)
@@ -206,10 +179,7 @@ mod tests {
         index.add(Entry::new("zero"), &[0.0, 0.0]).unwrap();
         assert_eq!(index.search(&[-1.0, 0.0], 3).unwrap()[0].score.to_bits(), 0);
         assert_eq!(index.search(&[0.0, 0.0], 3).unwrap()[0].score, 0.0);
-        assert_eq!(
-            index.search(&[1.0], 3).unwrap_err().kind(),
-            "index_dimension"
-        );
+        assert_eq!(index.search(&[1.0], 3).unwrap_err().kind(), "index_dimension");
         let error = index.search(&[f32::INFINITY, 0.0], 3).unwrap_err();
         assert_eq!(error.kind(), "index_not_finite");
     }
