@@ -1,1 +1,27 @@
-//! The wasm-bindgen layer.
+//! The wasm-bindgen layer under the npm package `lenslet`.
+//!
+//! It translates and holds, and decides nothing: files, pixels and texts come from the worker
+//! (`web/ts`), everything that is computed is computed by the crate `lenslet`. One module instance
+//! lives in each worker.
+
+mod convert;
+mod error;
+mod files;
+mod index;
+mod tower;
+
+pub use index::IndexHandle;
+pub use tower::DualTowerHandle;
+use wasm_bindgen::prelude::wasm_bindgen;
+
+#[wasm_bindgen]
+extern "C" {
+    #[wasm_bindgen(js_namespace = console, js_name = error)]
+    fn console_error(message: &str);
+}
+
+/// Runs when the module is instantiated: a panic should name its place in the console before it traps.
+#[wasm_bindgen(start)]
+fn start() {
+    std::panic::set_hook(Box::new(|info| console_error(&info.to_string())));
+}

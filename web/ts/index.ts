@@ -1,0 +1,38 @@
+/**
+ * Lenslet in the browser: find pictures by text, on the device that holds them.
+ *
+ * ```ts
+ * const clip = await loadDualTower("photo-search", { onProgress });
+ * const index = await ImageIndex.open("my-photos", clip);
+ * await index.add(files, { onProgress });
+ * const hits = await index.search("a red bicycle", { k: 24 });
+ * ```
+ *
+ * @module
+ */
+
+export { DualTower, type EmbedOptions, type LoadOptions, loadDualTower } from "./dual-tower.js";
+export {
+  IndexError,
+  isAbort,
+  LensletError,
+  LoadError,
+  PictureError,
+  RunError,
+  UnsupportedError,
+} from "./errors.js";
+export { type Capabilities, capabilities, type Device, type WasmVariant } from "./features.js";
+export {
+  type AddOptions,
+  type AddProgress,
+  type AddReport,
+  ImageIndex,
+  type ImageItem,
+  type OpenOptions,
+  type SearchOptions,
+  type SkippedImage,
+} from "./image-index.js";
+export type { ImageSource } from "./picture.js";
+export type { LoadProgress, LoadStage } from "./progress.js";
+export type { OnMismatch } from "./protocol.js";
+export type { MemoryUse, SearchHit } from "./wasm.js";

@@ -1,0 +1,82 @@
+/**
+ * The messages between the page and its worker. Requests carry an id; every request is answered exactly once
+ * under that id, after any number of progress messages.
+ */
+
+import type { WireError } from "./errors.js";
+import type { Device } from "./features.js";
+import type { SentPicture } from "./picture.js";
+import type { LoadProgress } from "./progress.js";
+import type { MemoryUse, SearchHit } from "./wasm.js";
+
+/** What is known of a loaded tower. */
+export interface TowerInfo {
+  device: Device;
+  /** The GPU's name; empty on WASM. */
+  adapter: string;
+  dim: number;
+  fingerprint: string;
+  /** Why `device: "auto"` did not use the GPU although there is one. */
+  fallback?: string;
+}
+
+/** How an index remembers a picture, to recognise it unchanged. */
+export interface EntryKey {
+  path: string;
+  size: number;
+  modified: number;
+}
+
+/** What to do with a stored index of another model. */
+export type OnMismatch = "error" | "clear";
+
+/** A search in one of three forms. */
+export type SentQuery = { text: string } | { picture: SentPicture } | { vector: Float32Array };
+
+/** Every request by its name, with its arguments and its answer. */
+export interface Calls {
+  load: {
+    args: {
+      folder: string;
+      model: string;
+      device: "auto" | Device;
+      cache: boolean;
+      variant?: string;
+    };
+    result: TowerInfo;
+  };
+  embedImages: { args: { pictures: SentPicture[] }; result: Float32Array };
+  embedTexts: { args: { texts: string[] }; result: Float32Array };
+  memory: { args: Record<never, never>; result: MemoryUse };
+  openIndex: {
+    args: { name: string; onMismatch: OnMismatch };
+    result: { index: number; size: number; rebuilt: boolean };
+  };
+  /** Positions of the entries that the index lacks or holds in another version. */
+  missing: { args: { index: number; entries: EntryKey[] }; result: number[] };
+  add: { args: { index: number; entry: EntryKey; picture: SentPicture }; result: { size: number } };
+  remove: { args: { index: number; paths: string[] }; result: { removed: number; size: number } };
+  clear: { args: { index: number }; result: { size: number } };
+  paths: { args: { index: number }; result: string[] };
+  search: { args: { index: number; query: SentQuery; k: number }; result: SearchHit[] };
+  save: { args: { index: number }; result: { persistent: boolean } };
+  closeIndex: { args: { index: number }; result: undefined };
+  dispose: { args: Record<never, never>; result: undefined };
+}
+
+/** The name of a request. */
+export type CallName = keyof Calls;
+
+/** A request on its way to the worker. */
+export type Request = {
+  [Name in CallName]: { id: number; call: Name; args: Calls[Name]["args"] };
+}[CallName];
+
+/** Anything that goes to the worker. */
+export type ToWorker = Request | { cancel: number };
+
+/** Anything that comes from the worker. */
+export type FromWorker =
+  | { id: number; progress: LoadProgress }
+  | { id: number; result: Calls[CallName]["result"] }
+  | { id: number; error: WireError };

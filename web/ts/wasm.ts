@@ -1,0 +1,108 @@
+/**
+ * The interface of the wasm module, as `web/src` exports it through wasm-bindgen. Nothing but the worker
+ * talks to it.
+ */
+
+import type { Device, WasmVariant } from "./features.js";
+import type { ModelFile } from "./model-files.js";
+import type { Pixels } from "./picture.js";
+
+/** A dual tower in wasm memory, or on the GPU. */
+export interface DualTowerHandle {
+  device(): Device;
+  /** The adapter's name, empty on WASM. */
+  adapter(): string;
+  dim(): number;
+  fingerprint(): string;
+  /** One vector per picture, end to end. */
+  embedImages(pictures: Pixels[]): Promise<Float32Array>;
+  embedTexts(texts: string[]): Promise<Float32Array>;
+  /** Compiles what the first call would otherwise wait for. */
+  warmUp(): Promise<void>;
+  bytes(): MemoryUse;
+  /** Frees everything, on the GPU too. The handle is dead afterwards. */
+  dispose(): void;
+}
+
+/** How much a tower holds. */
+export interface MemoryUse {
+  /** Bytes in the wasm heap. */
+  host: number;
+  /** Bytes in GPU buffers. */
+  device: number;
+}
+
+/** One hit of a search. */
+export interface SearchHit {
+  path: string;
+  /** Cosine similarity. */
+  score: number;
+}
+
+/** An exact top-k index in wasm memory. */
+export interface IndexHandle {
+  add(path: string, size: number, modified: number, vector: Float32Array): void;
+  remove(path: string): boolean;
+  has(path: string, size: number, modified: number): boolean;
+  paths(): string[];
+  search(vector: Float32Array, k: number): SearchHit[];
+  toBytes(): Uint8Array<ArrayBuffer>;
+  len(): number;
+  free(): void;
+}
+
+/** What the module exports. */
+export interface Wasm {
+  DualTowerHandle: {
+    load(
+      files: ModelFile[],
+      device: Device,
+      onProgress: (fraction: number) => void,
+    ): Promise<DualTowerHandle>;
+  };
+  IndexHandle: {
+    create(fingerprint: string, model: string, dim: number): IndexHandle;
+    fromBytes(bytes: Uint8Array, fingerprint: string): IndexHandle;
+  };
+}
+
+/** The generated glue: the module's exports and the function that brings it up. */
+type Glue = Wasm & { default(options: { module_or_path: WebAssembly.Module }): Promise<unknown> };
+
+/**
+ * Both glue files and both binaries are named by literal `new URL(…, import.meta.url)`, which bundlers copy
+ * as files. So no bundler needs a plugin or a setting, and only the chosen pair is downloaded.
+ */
+function addresses(variant: WasmVariant): { glue: URL; binary: URL } {
+  return variant === "relaxed"
+    ? {
+        glue: new URL("../pkg/lenslet_relaxed.js", import.meta.url),
+        binary: new URL("../pkg/lenslet_relaxed.wasm", import.meta.url),
+      }
+    : {
+        glue: new URL("../pkg/lenslet_simd.js", import.meta.url),
+        binary: new URL("../pkg/lenslet_simd.wasm", import.meta.url),
+      };
+}
+
+/** Fetches and starts the binary for this browser. */
+export async function loadWasm(variant: WasmVariant): Promise<Wasm> {
+  const { glue, binary } = addresses(variant);
+  const [exports, module] = await Promise.all([
+    import(/* webpackIgnore: true */ /* @vite-ignore */ glue.href) as Promise<Glue>,
+    compile(binary),
+  ]);
+  await exports.default({ module_or_path: module });
+  return exports;
+}
+
+/** Compiles while downloading where the server labels the file `application/wasm`, afterwards where not. */
+async function compile(binary: URL): Promise<WebAssembly.Module> {
+  const response = await fetch(binary);
+  if (!response.ok) {
+    throw new TypeError(`${binary.pathname}: the server answered ${response.status}`);
+  }
+  return response.headers.get("content-type")?.startsWith("application/wasm")
+    ? WebAssembly.compileStreaming(response)
+    : WebAssembly.compile(await response.arrayBuffer());
+}
