@@ -266,12 +266,19 @@ pub fn validate(session: &Session, index: usize, case: &Case) -> Result<(), Gold
 }
 
 /// Runs every case and compares every output. An error of the run becomes a comparison that is not ok.
+#[cfg(feature = "cli")]
 pub fn check(session: &Session, cases: &[Case], tolerance: Tolerance) -> Vec<Comparison> {
     cases.iter().enumerate().flat_map(|(index, case)| check_case(session, index, case, tolerance)).collect()
 }
 
-/// Runs one case and compares every output.
+/// Runs one case and compares every output. Not in browsers, see [`check_case_async`].
+#[cfg(feature = "cli")]
 pub fn check_case(session: &Session, index: usize, case: &Case, tolerance: Tolerance) -> Vec<Comparison> {
+    pollster::block_on(check_case_async(session, index, case, tolerance))
+}
+
+/// Runs one case and compares every output.
+pub async fn check_case_async(session: &Session, index: usize, case: &Case, tolerance: Tolerance) -> Vec<Comparison> {
     let mut results = Vec::new();
     let known: Vec<&str> = session.inputs().iter().map(|i| &*i.name).collect();
     // An input that was fixed when loading is no input any more.
@@ -281,7 +288,7 @@ pub fn check_case(session: &Session, index: usize, case: &Case, tolerance: Toler
         .filter(|(name, _)| known.contains(&name.as_str()))
         .map(|(n, t)| (n.as_str(), t.clone()))
         .collect();
-    match session.run(&inputs) {
+    match session.run_async(&inputs).await {
         Ok(outputs) => {
             for (name, want) in &case.outputs {
                 match outputs.iter().find(|(n, _)| **n == **name) {

@@ -1,10 +1,15 @@
 //! Models known to Lenslet, and what the command-line tool is made of.
 //!
-//! [`folder`] finds a model on disk and says which graph file holds which tower, [`catalog`] lists the models known by
-//! name, [`dual`] makes a dual tower of a folder, [`check`] compares a graph with recorded outputs.
+//! [`check`] compares a graph with recorded outputs, in browsers too. With the feature `cli`, `folder` finds a model on
+//! disk and says which graph file holds which tower, `catalog` lists the models known by name, `dual` makes a dual tower
+//! of a folder.
 
+#[cfg(feature = "cli")]
 pub mod catalog;
 pub mod check;
+#[cfg(feature = "cli")]
 pub mod dual;
+#[cfg(feature = "cli")]
 pub mod folder;
+#[cfg(feature = "cli")]
 pub mod shapes;

@@ -1,0 +1,36 @@
+//! 8-bit products are equal bit for bit with a plain loop, on the CPU and on a GPU.
+
+use lenslet_tests::backend::Backend;
+use lenslet_tests::integers::cases;
+use lenslet_tests::native::{options, say};
+
+/// Rounds over operators and ranges; a round is 12 cases.
+const ROUNDS: usize = 8;
+
+fn run(backend: Backend) {
+    let Some(options) = options(backend) else { return };
+    let cases = cases(ROUNDS);
+    let mut failed = Vec::new();
+    let mut on_gpu = 0;
+    for case in &cases {
+        match pollster::block_on(case.run(&options)) {
+            Ok(gpu) => on_gpu += usize::from(gpu),
+            Err(reason) => failed.push(format!("{}: {reason}", case.name)),
+        }
+    }
+    let place = if backend == Backend::Gpu { format!(", {on_gpu} of them by a GPU kernel") } else { String::new() };
+    say(&format!("integers on {}: {} of {} exact{place}", backend.name(), cases.len() - failed.len(), cases.len()));
+    assert!(failed.is_empty(), "{} of {} cases differ: {failed:#?}", failed.len(), cases.len());
+    // Products whose weights are constant are what INT8 models consist of: those at least must have been tried there.
+    assert!(backend != Backend::Gpu || on_gpu > 0, "no case ran on the GPU");
+}
+
+#[test]
+fn integers_on_cpu() {
+    run(Backend::Cpu);
+}
+
+#[test]
+fn integers_on_gpu() {
+    run(Backend::Gpu);
+}
