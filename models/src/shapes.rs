@@ -109,7 +109,7 @@ mod tests {
         let inputs = [
             info("input_ids", DType::I64, vec![batch.clone(), length]),
             info("attention_mask", DType::I64, vec![batch.clone(), total]),
-            info("pixel_values", DType::F32, vec![batch, 3i64.into(), Dim::symbol("height"), Dim::symbol("width")]),
+            info("pixel_values", DType::F32, vec![batch, Dim::Const(3), Dim::symbol("height"), Dim::symbol("width")]),
         ];
         let shapes = input_shapes(&inputs, &BTreeMap::new(), Some([112, 96])).unwrap();
         assert_eq!(shapes[0].1, [1, 16]);

@@ -87,6 +87,7 @@ impl Zeros {
     }
 
     /// Zero points given as they are; none means 0.
+    #[cfg(test)]
     pub(crate) fn from_vec(zeros: Vec<i16>) -> Self {
         Zeros(if zeros.is_empty() { vec![0] } else { zeros })
     }
