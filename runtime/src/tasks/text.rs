@@ -88,7 +88,13 @@ impl TextEncoder {
 
         // The number that is added to a single text.
         let special = tokenizer.get_post_processor().map_or(0, |processor| processor.added_tokens(false));
-        let limit = config.context_length().or(own_limit);
+        // The tokenizer's own limit is one of those that the folder states, except that sentence-transformers, where it
+        // configures a model, goes by its own file.
+        let stated = config.context_length();
+        let limit = match config.sentence.max_seq_length {
+            Some(_) => stated,
+            None => stated.into_iter().chain(own_limit).min(),
+        };
         if let Some(limit) = limit.filter(|&limit| limit <= special) {
             return Err(TextError::Context { limit, special });
         }
