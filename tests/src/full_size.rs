@@ -64,8 +64,12 @@ impl Check {
             if tensor.shape() != known.shape {
                 return Err(format!("{name} is {:?} instead of {:?}", tensor.shape(), known.shape));
             }
-            let numbers: Vec<f64> =
-                tensor.to_f32_vec().ok_or(format!("{name} is {}", tensor.dtype()))?.into_iter().map(f64::from).collect();
+            let numbers: Vec<f64> = tensor
+                .to_f32_vec()
+                .ok_or(format!("{name} is {}", tensor.dtype()))?
+                .into_iter()
+                .map(f64::from)
+                .collect();
             let count = numbers.len() as f64;
             let mean = numbers.iter().sum::<f64>() / count;
             let abs_mean = numbers.iter().map(|x| x.abs()).sum::<f64>() / count;
@@ -109,9 +113,7 @@ impl InputRecipe {
             *values.get_mut(at).ok_or_else(bad)? = value as f64;
         }
         let tensor = match self.dtype.as_str() {
-            "float32" => {
-                Tensor::from_slice(&self.shape, &values.iter().map(|&v| v as f32).collect::<Vec<_>>())
-            }
+            "float32" => Tensor::from_slice(&self.shape, &values.iter().map(|&v| v as f32).collect::<Vec<_>>()),
             "int64" => Tensor::from_slice(&self.shape, &values.iter().map(|&v| v as i64).collect::<Vec<_>>()),
             "bool" => {
                 let bytes: Vec<u8> = values.iter().map(|&v| u8::from(v != 0.0)).collect();

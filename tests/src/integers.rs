@@ -78,8 +78,8 @@ impl Product {
         for row in 0..self.batch * self.m {
             for column in 0..self.n {
                 let zero = b_zero[column % b_zero.len()];
-                let terms = (0..self.k)
-                    .map(|k| (a.values[row * self.k + k] - a_zero) * (b.values[k * self.n + column] - zero));
+                let terms =
+                    (0..self.k).map(|k| (a.values[row * self.k + k] - a_zero) * (b.values[k * self.n + column] - zero));
                 out.push(terms.sum());
             }
         }

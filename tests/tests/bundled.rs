@@ -5,8 +5,8 @@ use std::path::Path;
 
 use lenslet_tests::backend::Backend;
 use lenslet_tests::bundled::{Golden, Precision, config_files, load};
-use lenslet_tests::native::{options, read, repository, say, shared};
 use lenslet_tests::native::in_parallel;
+use lenslet_tests::native::{options, read, repository, say, shared};
 
 /// The configuration files that a folder has.
 fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
@@ -19,7 +19,14 @@ fn golden(model: &str) -> Golden {
 }
 
 /// Compares everything that the golden lists, and names everything that differs.
-fn compare(what: &str, backend: Backend, golden: &Golden, graphs: [Option<Vec<u8>>; 2], folder: &Path, precision: Precision) {
+fn compare(
+    what: &str,
+    backend: Backend,
+    golden: &Golden,
+    graphs: [Option<Vec<u8>>; 2],
+    folder: &Path,
+    precision: Precision,
+) {
     let Some(options) = options(backend) else { return };
     let [image, text] = graphs.each_ref().map(Option::as_deref);
     let tower = load(&files(folder), image, text, &options).unwrap_or_else(|e| panic!("{what}: {e}"));
