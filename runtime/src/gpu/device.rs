@@ -61,6 +61,9 @@ impl DeviceError {
 pub struct Caps {
     /// Shaders may compute in f16.
     pub f16: bool,
+    /// Shaders may convert between f32 and packed f16. Part of WGSL, but some of Mesa's drivers without `f16` lack it;
+    /// there no kernel takes f16 tensors, so weights must be widened before they are uploaded.
+    pub packed_f16: bool,
     /// Subgroup operations.
     pub subgroups: bool,
     /// Smallest subgroup, 0 if unknown.
@@ -94,6 +97,7 @@ impl Caps {
     pub const fn minimal() -> Self {
         Caps {
             f16: false,
+            packed_f16: true,
             subgroups: false,
             subgroup_min: 0,
             subgroup_max: 0,
@@ -239,6 +243,7 @@ impl Gpu {
             && instance.wgsl_language_features().contains(wgpu::WgslLanguageFeatures::Packed4x8IntegerDotProduct);
         let caps = Caps {
             f16: features.contains(wgpu::Features::SHADER_F16),
+            packed_f16: adapter.get_downlevel_capabilities().flags.contains(wgpu::DownlevelFlags::SHADER_F16_IN_F32),
             subgroups: features.contains(wgpu::Features::SUBGROUP),
             subgroup_min: info.subgroup_min_size,
             subgroup_max: info.subgroup_max_size,

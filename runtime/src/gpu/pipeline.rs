@@ -53,8 +53,16 @@ pub mod shared {
     pub static LINEAR: Snippet = Snippet { name: "linear", text: include_str!("ops/shared/linear.wgsl") };
     /// `unary(op, x, a, b)`: every [`crate::graph::Unary`] on f32, for kernels of its own and for activations.
     pub static UNARY: Snippet = Snippet { name: "unary_fn", text: include_str!("ops/shared/unary_fn.wgsl") };
-    /// `load_f16`, `load_u8`, `load_i8`: an element of a packed word.
-    pub static PACKED: Snippet = Snippet { name: "packed", text: include_str!("ops/shared/packed.wgsl") };
+    /// `load_u8`, `load_i8`, `load_f16`, `pack_f16`: elements of packed words.
+    pub static PACKED: Snippet = Snippet {
+        name: "packed",
+        text: concat!(include_str!("ops/shared/packed.wgsl"), include_str!("ops/shared/packed_f16.wgsl")),
+    };
+    /// The same without f16, for pipelines that must also compile where [`crate::gpu::Caps::packed_f16`] is absent.
+    pub static PACKED_BYTES: Snippet = Snippet {
+        name: "packed_bytes",
+        text: concat!(include_str!("ops/shared/packed.wgsl"), include_str!("ops/shared/packed_no_f16.wgsl")),
+    };
     /// `row_sum`, `row_max`: reductions over the lanes of a workgroup of 256 that share a row; sets `LANES`.
     pub static ROWS: Snippet = Snippet { name: "rows", text: include_str!("ops/shared/rows.wgsl") };
 }

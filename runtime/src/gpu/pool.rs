@@ -159,7 +159,7 @@ mod tests {
     fn classes_waste_at_most_a_quarter() {
         for bytes in [1u64, 255, 256, 257, 1000, 4096, 5000, 1 << 20, (1 << 20) + 1, 3 << 25] {
             let class = size_class(bytes);
-            assert!(class >= bytes && class % 64 == 0, "{bytes} {class}");
+            assert!(class >= bytes && class.is_multiple_of(64), "{bytes} {class}");
             assert!(bytes <= 256 || class * 4 <= bytes * 5, "{bytes} {class}");
         }
     }

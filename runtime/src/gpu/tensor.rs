@@ -157,9 +157,8 @@ impl Gpu {
         parts.pop().ok_or_else(|| KernelError::Device("nothing came back".into()))
     }
 
-    /// Copies several tensors back in one wait.
-    pub async fn download_all(&self, tensors: &[GpuTensor]) -> Result<Vec<Tensor>, KernelError> {
-        self.check()?;
+    /// Submits what was recorded, and behind it copies into buffers that the host can map; none for an empty tensor.
+    fn stage(&self, tensors: &[GpuTensor]) -> Vec<Option<wgpu::Buffer>> {
         let mut staging = Vec::with_capacity(tensors.len());
         let mut recorder = lock(&self.shared.recorder);
         for tensor in tensors {
@@ -175,7 +174,13 @@ impl Gpu {
             staging.push(Some(copy));
         }
         recorder.submit(&self.shared.queue);
-        drop(recorder);
+        staging
+    }
+
+    /// Copies several tensors back in one wait.
+    pub async fn download_all(&self, tensors: &[GpuTensor]) -> Result<Vec<Tensor>, KernelError> {
+        self.check()?;
+        let staging = self.stage(tensors);
         let mut waits = Vec::new();
         for copy in staging.iter().flatten() {
             let (send, receive) = futures_channel::oneshot::channel();

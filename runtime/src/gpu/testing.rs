@@ -79,8 +79,7 @@ pub(crate) fn validate(key: &PipelineKey, caps: &Caps) {
     let module = naga::front::wgsl::parse_str(&source)
         .unwrap_or_else(|e| panic!("{}: {}", key.name(), e.emit_to_string(&source)));
     let mut abilities = naga::valid::Capabilities::empty();
-    // unpack2x16float, which every WebGPU device has; only naga counts it as an ability.
-    abilities.insert(naga::valid::Capabilities::SHADER_FLOAT16_IN_FLOAT32);
+    abilities.set(naga::valid::Capabilities::SHADER_FLOAT16_IN_FLOAT32, caps.packed_f16);
     abilities.set(naga::valid::Capabilities::SHADER_FLOAT16, caps.f16);
     abilities.set(naga::valid::Capabilities::SUBGROUP, caps.subgroups);
     let mut validator = naga::valid::Validator::new(naga::valid::ValidationFlags::all(), abilities);

@@ -137,7 +137,8 @@ pub(crate) fn supports(op: &Op, facts: &Facts<'_>) -> bool {
         let elements = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
         // Kernels count elements in 32 bits, with room for the last workgroup to overshoot.
         elements.is_some_and(|n| {
-            n < u32::MAX as usize - (1 << 20)
+            (dtype != DType::F16 || facts.caps.packed_f16)
+                && n < u32::MAX as usize - (1 << 20)
                 && device_bytes(dtype, n) <= facts.caps.max_storage_buffer_binding_size.min(facts.caps.max_buffer_size)
         })
     };

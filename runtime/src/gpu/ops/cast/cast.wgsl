@@ -64,7 +64,7 @@ fn main(
         case 0u: { y[w] = bitcast<u32>(float_at(w)); }
         case 1u: { y[w] = bitcast<u32>(to_integer(w)); }
         case 2u: { y[w] = to_bool(w); }
-        case 3u: { y[w] = pack2x16float(vec2<f32>(float_at(2u * w), float_at(2u * w + 1u))); }
+        case 3u: { y[w] = pack_f16(float_at(2u * w), float_at(2u * w + 1u)); }
         default: {
             let i = 4u * w;
             let a = bitcast<u32>(to_integer(i)) & 0xffu;

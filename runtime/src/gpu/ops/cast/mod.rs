@@ -32,7 +32,9 @@ fn code(dtype: DType) -> u32 {
 }
 
 fn key(from: DType, to: DType) -> PipelineKey {
-    let key = PipelineKey::new(&CAST).with(&shared::LINEAR).with(&shared::PACKED);
+    let halves = from == DType::F16 || to == DType::F16;
+    let packed = if halves { &shared::PACKED } else { &shared::PACKED_BYTES };
+    let key = PipelineKey::new(&CAST).with(&shared::LINEAR).with(packed);
     key.set("FROM", code(from)).set("TO", code(to))
 }
 
@@ -72,9 +74,20 @@ pub(crate) fn variants(_caps: &crate::gpu::Caps) -> Vec<PipelineKey> {
 mod tests {
     use half::f16;
 
-    use crate::gpu::testing::{gpu, run};
+    use crate::gpu::Caps;
+    use crate::gpu::testing::{gpu, run, validate};
     use crate::graph::Op;
     use crate::tensor::{Bool, DType, Tensor};
+
+    #[test]
+    fn only_casts_of_f16_need_it() {
+        let caps = Caps { packed_f16: false, ..Caps::minimal() };
+        for from in super::ALL {
+            for to in super::ALL.into_iter().filter(|&to| to != DType::F16 && from != DType::F16) {
+                validate(&super::key(from, to), &caps);
+            }
+        }
+    }
 
     #[test]
     fn every_type_from_and_to() {

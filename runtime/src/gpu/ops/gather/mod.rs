@@ -93,8 +93,8 @@ fn key(kernel: Kernel) -> PipelineKey {
     match kernel {
         Kernel::Words4(_) => base.with(&WORDS4).with(&WHOLE).set("KIND", 0),
         Kernel::Words(_) => base.with(&types::U32).with(&WHOLE).set("KIND", 0),
-        Kernel::Halves => base.with(&shared::PACKED).with(&PARTS).set("KIND", 1),
-        Kernel::Bytes => base.with(&shared::PACKED).with(&PARTS).set("KIND", 2),
+        Kernel::Halves => base.with(&shared::PACKED_BYTES).with(&PARTS).set("KIND", 1),
+        Kernel::Bytes => base.with(&shared::PACKED_BYTES).with(&PARTS).set("KIND", 2),
         Kernel::Widen => base.with(&shared::PACKED).with(&PARTS).set("KIND", 3),
     }
 }

@@ -67,9 +67,10 @@ impl Move {
     fn in_units(&self, unit: usize) -> Option<Self> {
         let u = unit as isize;
         let (last, outer) = self.dims.split_last()?;
-        let inner = self.in_strides.last() == Some(&1) && self.out_strides.last() == Some(&1) && last % unit == 0;
+        let inner =
+            self.in_strides.last() == Some(&1) && self.out_strides.last() == Some(&1) && last.is_multiple_of(unit);
         let whole = |s: &[isize]| s.iter().take(outer.len()).all(|v| v % u == 0);
-        let offsets = self.in_offset % u == 0 && self.out_offset % unit == 0;
+        let offsets = self.in_offset % u == 0 && self.out_offset.is_multiple_of(unit);
         if !inner || !offsets || !whole(&self.in_strides) || !whole(&self.out_strides) {
             return None;
         }
@@ -189,7 +190,7 @@ fn tile(shape: &[usize], out: &[usize]) -> Option<Move> {
     let own = strides(shape);
     let (mut dims, mut moves) = (Vec::new(), Vec::new());
     for d in 0..shape.len() {
-        let repeats = if shape[d] == 0 { 0 } else { out[d] / shape[d] };
+        let repeats = out[d].checked_div(shape[d]).unwrap_or(0);
         dims.extend([repeats, shape[d]]);
         moves.extend([0, own[d] as isize]);
     }

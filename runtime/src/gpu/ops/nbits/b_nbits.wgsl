@@ -4,31 +4,18 @@
 @group(0) @binding(6) var<storage, read> zeros: array<u32>;
 @group(0) @binding(7) var<storage, read_write> y: array<f32>;
 
-// Number i of an array of f32, or of f16 two to a word.
-fn scale_number(word_or_pair: u32, i: u32) -> f32 {
-    if ((p.flags & SCALES_F16) != 0u) {
-        let pair = unpack2x16float(word_or_pair);
-        return select(pair.x, pair.y, (i & 1u) == 1u);
-    }
-    return bitcast<f32>(word_or_pair);
-}
-
-fn scale_word(i: u32) -> u32 {
-    return select(i, i / 2u, (p.flags & SCALES_F16) != 0u);
-}
-
 // Scale and zero point of a column's block.
 fn block_scale(col: u32, index: u32) -> vec2<f32> {
     let blocks = (p.k + p.block - 1u) / p.block;
     let at = col * blocks + index;
-    let scale = scale_number(scales[scale_word(at)], at);
+    let scale = stored(scales[stored_word(at)], at);
     if ((p.flags & ZEROS_PACKED) != 0u) {
         let row_bytes = (blocks * p.bits + 7u) / 8u;
         let bit = col * row_bytes * 8u + index * p.bits;
         return vec2<f32>(scale, f32(extractBits(zeros[bit / 32u], bit % 32u, p.bits)));
     }
     if ((p.flags & ZEROS_FLOAT) != 0u) {
-        return vec2<f32>(scale, scale_number(zeros[scale_word(at)], at));
+        return vec2<f32>(scale, stored(zeros[stored_word(at)], at));
     }
     return vec2<f32>(scale, f32(1u << (p.bits - 1u)));
 }

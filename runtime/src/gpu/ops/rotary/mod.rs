@@ -34,7 +34,7 @@ fn plan(op: &RotaryEmbedding, x: &[usize], positions: usize, table: usize) -> Op
         [_, heads, seq, dim] => (heads, seq, dim, false),
         [_, seq, hidden] => {
             // Without a number of heads, the tables tell the head's size, if all of it is rotated.
-            let dim = if op.heads > 0 { hidden / op.heads } else { table * 2 };
+            let dim = hidden.checked_div(op.heads).unwrap_or(table * 2);
             if dim == 0 || hidden % dim != 0 {
                 return None;
             }

@@ -81,7 +81,8 @@ pub(crate) fn axis_of(axis: i64, rank: usize) -> Option<usize> {
     usize::try_from(axis).ok().filter(|&a| a < rank)
 }
 
-/// Lane counts that `rows.wgsl` is compiled for.
+/// Lane counts that [`lanes_for`] gives.
+#[cfg(test)]
 pub(crate) const LANES: [u32; 3] = [16, 64, 256];
 
 /// How many invocations of a workgroup of 256 share a row of `n` elements, when there are `rows` rows: all of them for

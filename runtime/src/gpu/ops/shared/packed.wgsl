@@ -8,8 +8,3 @@ fn load_u8(word: u32, i: u32) -> u32 {
 fn load_i8(word: u32, i: u32) -> i32 {
     return bitcast<i32>(word << (24u - (i & 3u) * 8u)) >> 24u;
 }
-
-fn load_f16(word: u32, i: u32) -> f32 {
-    let pair = unpack2x16float(word);
-    return select(pair.x, pair.y, (i & 1u) == 1u);
-}
