@@ -93,10 +93,10 @@ fn fields(bytes: &[u8]) -> Result<Vec<Field<'_>>, String> {
     Ok(out)
 }
 
-/// A message with those of its parts replaced for which `replace` has something else.
 /// What stands in place of a field: nothing changes, or these bytes.
 type Replace<'a> = dyn Fn(u32, &[u8]) -> Result<Option<Vec<u8>>, String> + 'a;
 
+/// A message with those of its parts replaced for which `replace` has something else.
 fn rewrite(bytes: &[u8], replace: &Replace<'_>) -> Result<Vec<u8>, String> {
     let mut out = Message::default();
     for field in fields(bytes)? {
