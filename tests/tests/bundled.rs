@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use lenslet_tests::backend::Backend;
-use lenslet_tests::bundled::{Golden, Precision, config_files, load};
+use lenslet_tests::bundled::{FLIPPED_SHARE, Golden, Precision, config_files, load};
 use lenslet_tests::native::in_parallel;
 use lenslet_tests::native::{options, read, repository, say, shared};
 
@@ -39,6 +39,7 @@ fn compare(
             result.map_err(|e| format!("{picture}: {e}"))
         }));
     }
+    let pictures = results.len();
     if text.is_some() {
         let numbered: Vec<usize> = (0..golden.texts.len()).collect();
         results.extend(in_parallel(&numbered, |&n| {
@@ -52,6 +53,12 @@ fn compare(
     say(&format!("{what} on {}: {passed} of {} agree, least cosine {least:.6}", backend.name(), results.len()));
     assert!(failed.is_empty(), "{what} on {}: {failed:#?}", backend.name());
     assert!(passed > 0);
+    let texts: Vec<f32> = results[pictures..].iter().filter_map(|r| r.clone().ok()).collect();
+    let flipped = texts.iter().filter(|&&cosine| cosine < precision.text()).count();
+    if !texts.is_empty() {
+        say(&format!("{what} on {}: {flipped} of {} texts below {}", backend.name(), texts.len(), precision.text()));
+    }
+    assert!(flipped as f32 <= FLIPPED_SHARE * texts.len() as f32, "{flipped} of {} texts are off", texts.len());
 }
 
 fn bundled(model: &str, backend: Backend) {

@@ -81,10 +81,10 @@ fn merged(graph: &Graph, value: ValueId, heads: usize) -> Option<ValueId> {
 
 /// Queries or values: [batch, heads, sequence, size], read in the layout they come from.
 fn rows(graph: &Graph, value: ValueId, heads: usize) -> (ValueId, HeadLayout) {
-    if let Some(([0, 2, 1, 3], split)) = perm_of(graph, value) {
-        if let Some(x) = merged(graph, split, heads) {
-            return (x, HeadLayout::Merged);
-        }
+    if let Some(([0, 2, 1, 3], split)) = perm_of(graph, value)
+        && let Some(x) = merged(graph, split, heads)
+    {
+        return (x, HeadLayout::Merged);
     }
     (value, HeadLayout::Split)
 }
@@ -138,27 +138,25 @@ fn find(graph: &Graph, uses: &Uses, id: NodeId) -> Option<Match> {
     // Backward: the mask, the scale, the product of queries and keys.
     let (mut scores, mut scale) = unscaled(graph, scores);
     let mut bias = None;
-    if scale == 1.0 {
-        if let Some((_, add)) = graph.producer(scores) {
-            if let (Op::Binary(Binary::Add), Some(Some(a)), Some(Some(b))) =
-                (&add.op, add.inputs.first(), add.inputs.get(1))
-            {
-                let is_scores = |v: ValueId| {
-                    let (inner, _) = unscaled(graph, v);
-                    graph.producer(inner).is_some_and(|(_, n)| plain_product(n).is_some())
-                        && shape(graph, v) == shape(graph, scores)
-                };
-                let (inner, mask) = if is_scores(*a) {
-                    (*a, *b)
-                } else if is_scores(*b) {
-                    (*b, *a)
-                } else {
-                    return None;
-                };
-                let (inner, factor) = unscaled(graph, inner);
-                (scores, scale, bias) = (inner, factor, Some(mask));
-            }
-        }
+    if scale == 1.0
+        && let Some((_, add)) = graph.producer(scores)
+        && let (Op::Binary(Binary::Add), Some(Some(a)), Some(Some(b))) =
+            (&add.op, add.inputs.first(), add.inputs.get(1))
+    {
+        let is_scores = |v: ValueId| {
+            let (inner, _) = unscaled(graph, v);
+            graph.producer(inner).is_some_and(|(_, n)| plain_product(n).is_some())
+                && shape(graph, v) == shape(graph, scores)
+        };
+        let (inner, mask) = if is_scores(*a) {
+            (*a, *b)
+        } else if is_scores(*b) {
+            (*b, *a)
+        } else {
+            return None;
+        };
+        let (inner, factor) = unscaled(graph, inner);
+        (scores, scale, bias) = (inner, factor, Some(mask));
     }
     let (_, product) = graph.producer(scores)?;
     let (m, q, k) = plain_product(product)?;
@@ -209,26 +207,24 @@ fn guard(graph: &Graph, weights: ValueId) -> Option<ValueId> {
 fn fuse(graph: &mut Graph, uses: &Uses, id: NodeId) -> bool {
     let Some(mut m) = find(graph, uses, id) else { return false };
     // A transpose and reshape that join the heads again.
-    if let Some((transpose_id, transpose)) = uses.sole_reader(graph, m.result) {
-        if let (Op::Transpose { perm: Some(perm) }, Some(t)) = (&transpose.op, output(transpose)) {
-            if perm[..] == [0, 2, 1, 3] {
-                if let Some((reshape_id, reshape)) = uses.sole_reader(graph, t) {
-                    let joined = output(reshape).and_then(|o| shape(graph, o));
-                    let from = shape(graph, t);
-                    let joins = match (joined, from) {
-                        (Some([b, s, w]), Some([b0, s0, h, d])) => b == b0 && s == s0 && *w == h.mul(d),
-                        _ => false,
-                    };
-                    if matches!(reshape.op, Op::Reshape { .. }) && joins {
-                        m.op.merged_output = true;
-                        m.result = output(reshape).expect("it has a shape");
-                        let last = m.last;
-                        graph.remove_node(transpose_id);
-                        graph.remove_node(last);
-                        m.last = reshape_id;
-                    }
-                }
-            }
+    if let Some((transpose_id, transpose)) = uses.sole_reader(graph, m.result)
+        && let (Op::Transpose { perm: Some(perm) }, Some(t)) = (&transpose.op, output(transpose))
+        && perm[..] == [0, 2, 1, 3]
+        && let Some((reshape_id, reshape)) = uses.sole_reader(graph, t)
+    {
+        let joined = output(reshape).and_then(|o| shape(graph, o));
+        let from = shape(graph, t);
+        let joins = match (joined, from) {
+            (Some([b, s, w]), Some([b0, s0, h, d])) => b == b0 && s == s0 && *w == h.mul(d),
+            _ => false,
+        };
+        if matches!(reshape.op, Op::Reshape { .. }) && joins {
+            m.op.merged_output = true;
+            m.result = output(reshape).expect("it has a shape");
+            let last = m.last;
+            graph.remove_node(transpose_id);
+            graph.remove_node(last);
+            m.last = reshape_id;
         }
     }
     let inputs = vec![Some(m.q), Some(m.k), Some(m.v), m.bias];

@@ -66,12 +66,12 @@ fn candidates(graph: &Graph, out: ValueId) -> Vec<ValueId> {
     let mut seen = vec![out];
     let mut at = 0;
     while at < seen.len() && seen.len() <= 2 * MAX_NODES {
-        if let Some((_, node)) = graph.producer(seen[at]) {
-            if steps(graph, node).is_some() {
-                for input in node.inputs.iter().flatten() {
-                    if graph.constant(*input).is_none() && !seen.contains(input) {
-                        seen.push(*input);
-                    }
+        if let Some((_, node)) = graph.producer(seen[at])
+            && steps(graph, node).is_some()
+        {
+            for input in node.inputs.iter().flatten() {
+                if graph.constant(*input).is_none() && !seen.contains(input) {
+                    seen.push(*input);
                 }
             }
         }

@@ -59,7 +59,7 @@ pub(crate) fn run(context: &Context, args: &Args) -> Outcome {
         model.tower.encode_texts(&prompts).await
     })?;
     let scores = model.scoring.probabilities(&image, &vectors).map_err(|error| {
-        Failure::input(error.kind(), &error, "the towers of this model do not belong together; choose another")
+        Failure::input(error.kind(), error, "the towers of this model do not belong together; choose another")
     })?;
     let ms = started.elapsed().as_secs_f64() * 1e3;
     let mut scored: Vec<Scored<'_>> =

@@ -83,6 +83,7 @@ pub(super) fn infer(op: &Op, inputs: &Inputs) -> Inferred {
                 if x.rank() != first.rank() || x.dtype != first.dtype {
                     return Err(format!("cannot join {x} with {first}"));
                 }
+                #[allow(clippy::needless_range_loop, reason = "two shapes advance together")]
                 for d in 0..shape.len() {
                     if d == axis {
                         shape[d] = shape[d].add(&x.shape[d]);

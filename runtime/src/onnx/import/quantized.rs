@@ -129,7 +129,7 @@ fn qlinear_conv(cx: &mut NodeContext<'_, '_>) -> Result<ValueId, String> {
     requantize(cx, acc, [x_scale, w_scale, y_scale], y_zero, to, spatial)
 }
 
-/// `a * ra + b * rb + (y_zero - (ra * a_zero + rb * b_zero))` with `ra = a_scale / y_scale` and `rb` likewise, or
+/// `a * ra + (b * rb + (y_zero - (ra * a_zero + rb * b_zero)))` with `ra = a_scale / y_scale` and `rb` likewise, or
 /// `(a - a_zero) * (b - b_zero) * (a_scale * b_scale / y_scale) + y_zero`, rounded once behind the zero point: the order in
 /// which ONNX Runtime rounds, where halves go to the even result and not to the even distance from the zero point.
 fn qlinear_binary(cx: &mut NodeContext<'_, '_>, op: Binary) -> Result<ValueId, String> {
@@ -149,8 +149,8 @@ fn qlinear_binary(cx: &mut NodeContext<'_, '_>, op: Binary) -> Result<ValueId, S
         let offset = binary(cx, Binary::Sub, y_zero, offset)?;
         let a = binary(cx, Binary::Mul, a, a_ratio)?;
         let b = binary(cx, Binary::Mul, b, b_ratio)?;
-        let sum = binary(cx, Binary::Add, a, b)?;
-        binary(cx, Binary::Add, sum, offset)?
+        let rest = binary(cx, Binary::Add, b, offset)?;
+        binary(cx, Binary::Add, a, rest)?
     } else {
         let a = binary(cx, Binary::Sub, a, a_zero)?;
         let b = binary(cx, Binary::Sub, b, b_zero)?;

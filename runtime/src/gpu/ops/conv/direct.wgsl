@@ -19,7 +19,6 @@ struct Params {
 
 const BIAS: u32 = 1u;
 const RESIDUAL: u32 = 4u;
-const HALF_WEIGHTS: u32 = 8u;
 
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> x: array<f32>;
@@ -27,14 +26,6 @@ const HALF_WEIGHTS: u32 = 8u;
 @group(0) @binding(3) var<storage, read> bias: array<f32>;
 @group(0) @binding(4) var<storage, read> residual: array<f32>;
 @group(0) @binding(5) var<storage, read_write> y: array<f32>;
-
-fn weight(i: u32) -> f32 {
-    if ((p.flags & HALF_WEIGHTS) != 0u) {
-        let pair = unpack2x16float(w[i / 2u]);
-        return select(pair.x, pair.y, (i & 1u) == 1u);
-    }
-    return bitcast<f32>(w[i]);
-}
 
 @compute @workgroup_size(64)
 fn main(
@@ -64,7 +55,8 @@ fn main(
                 for (var j = 0u; j < p.kernel.y; j++) {
                     let col = corner.y + j * p.dilation.y;
                     if (col < p.input.y) {
-                        sum += x[x_plane + row * p.input.y + col] * weight(w_plane + i * p.kernel.y + j);
+                        let tap = w_plane + i * p.kernel.y + j;
+                        sum += x[x_plane + row * p.input.y + col] * stored(w[stored_word(tap)], tap);
                     }
                 }
             }

@@ -42,8 +42,6 @@ struct DirectParams {
     activation_params: [f32; 2],
 }
 
-const HALF_WEIGHTS: u32 = 8;
-
 /// `Params` of `pool.wgsl`.
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -134,11 +132,7 @@ fn record_conv(op: &Conv, ctx: &Ctx<'_>, forced: Option<ConvChoice>) -> Result<(
     if choice == ConvChoice::Direct {
         let (activation, activation_params) = activation_code(op.activation);
         let mut bits = 0;
-        for (flag, set) in [
-            (flags::BIAS, bias.is_some()),
-            (flags::RESIDUAL, residual.is_some()),
-            (HALF_WEIGHTS, w.dtype == DType::F16),
-        ] {
+        for (flag, set) in [(flags::BIAS, bias.is_some()), (flags::RESIDUAL, residual.is_some())] {
             bits |= if set { flag } else { 0 };
         }
         let params = DirectParams {
@@ -157,7 +151,7 @@ fn record_conv(op: &Conv, ctx: &Ctx<'_>, forced: Option<ConvChoice>) -> Result<(
             activation_params,
         };
         return ctx.dispatch(Dispatch {
-            key: direct_key(),
+            key: direct_key(w.dtype),
             params: bytemuck::bytes_of(&params),
             inputs: &[Some(x), Some(w), bias, residual],
             outputs: &[Some(y)],
@@ -214,8 +208,8 @@ fn record_pool(op: &Pool, ctx: &Ctx<'_>) -> Result<(), KernelError> {
     })
 }
 
-fn direct_key() -> PipelineKey {
-    PipelineKey::new(&DIRECT).with(&shared::LINEAR).with(&shared::UNARY)
+fn direct_key(weights: DType) -> PipelineKey {
+    PipelineKey::new(&DIRECT).with(&shared::LINEAR).with(&shared::UNARY).with(matmul::stored(weights))
 }
 
 fn pool_key() -> PipelineKey {
@@ -241,7 +235,7 @@ impl Geometry {
 #[cfg(test)]
 pub(crate) fn variants(_caps: &crate::gpu::Caps) -> Vec<PipelineKey> {
     let mut keys = integer::variants();
-    keys.extend([direct_key(), pool_key()]);
+    keys.extend([direct_key(DType::F32), direct_key(DType::F16), pool_key()]);
     for (dtype, k) in [(DType::F32, 4), (DType::F32, 5), (DType::F16, 4)] {
         keys.extend(matmul::variant(matmul::a_loader(dtype, k, false), &B_WINDOW));
     }

@@ -4,13 +4,6 @@
 var<workgroup> a_tile: array<vec4<u32>, 128>;
 var<workgroup> b_tile: array<vec4<u32>, 128>;
 
-fn store4(sum: vec4<i32>, row: u32, col: u32, z: u32, rows: vec2<u32>) {
-    store(sum.x, row, col, z, rows);
-    store(sum.y, row, col + 16u, z, rows);
-    store(sum.z, row, col + 32u, z, rows);
-    store(sum.w, row, col + 48u, z, rows);
-}
-
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let z = p.first_batch + group.z;
@@ -62,8 +55,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         workgroupBarrier();
     }
 
-    store4(sum0, row0 + ty, col0 + tx, z, rows);
-    store4(sum1, row0 + ty + 16u, col0 + tx, z, rows);
-    store4(sum2, row0 + ty + 32u, col0 + tx, z, rows);
-    store4(sum3, row0 + ty + 48u, col0 + tx, z, rows);
+    // One call of the epilogue in a loop: compilers inline it, and sixteen copies of every activation take some of them
+    // seconds.
+    var sums = array<vec4<i32>, 4>(sum0, sum1, sum2, sum3);
+    for (var i = 0u; i < 16u; i++) {
+        store(sums[i / 4u][i % 4u], row0 + ty + i / 4u * 16u, col0 + tx + i % 4u * 16u, z, rows);
+    }
 }

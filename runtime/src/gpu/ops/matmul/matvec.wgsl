@@ -53,9 +53,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             sum += sums[first + i];
         }
         let out = col0 + (lane % 16u) * 4u;
-        store(sum.x, row, out, z);
-        store(sum.y, row, out + 1u, z);
-        store(sum.z, row, out + 2u, z);
-        store(sum.w, row, out + 3u, z);
+        // One call in a loop, as in tile.wgsl.
+        for (var i = 0u; i < 4u; i++) {
+            store(sum[i], row, out + i, z);
+        }
     }
 }

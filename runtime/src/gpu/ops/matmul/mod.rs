@@ -36,6 +36,15 @@ static B_STRIDED: Snippet = Snippet { name: "matmul_b_strided", text: include_st
 static B_HALF: Snippet = Snippet { name: "matmul_b_half", text: include_str!("b_half.wgsl") };
 static B_HALF4: Snippet = Snippet { name: "matmul_b_half4", text: include_str!("b_half4.wgsl") };
 
+static STORED_F32: Snippet = Snippet { name: "stored_f32", text: include_str!("stored_f32.wgsl") };
+static STORED_F16: Snippet = Snippet { name: "stored_f16", text: include_str!("stored_f16.wgsl") };
+
+/// `stored_word` and `stored`, which read numbers of `dtype` from words. Two snippets and no branch, since a device
+/// without packed halves must not even see the other.
+pub(crate) fn stored(dtype: DType) -> &'static Snippet {
+    if dtype == DType::F16 { &STORED_F16 } else { &STORED_F32 }
+}
+
 /// Rows that a matrix-vector kernel takes.
 pub(crate) const MATVEC_ROWS: usize = 4;
 

@@ -118,8 +118,6 @@ pub(crate) mod flags {
     pub(crate) const RESIDUAL: u32 = 4;
     /// Neighbours in k are neighbours in b's memory.
     pub(crate) const K_CONTIGUOUS: u32 = 8;
-    /// Scales of quantized weights are f16.
-    pub(crate) const SCALES_F16: u32 = 16;
     /// Zero points of quantized weights are packed as the weights are.
     pub(crate) const ZEROS_PACKED: u32 = 32;
     /// They are numbers of the scales' type.

@@ -158,3 +158,23 @@ fn what_does_not_fit_is_refused() {
     assert!(!check(&[Some((f, &[2, 3])), Some((f, &[3, 4])), Some((f, &[5]))]));
     assert!(check(&[Some((f, &[2, 3])), Some((f, &[3, 4])), None, Some((f, &[2, 4]))]));
 }
+
+#[test]
+fn only_halves_need_packed_halves() {
+    let caps = Caps { packed_f16: false, ..Caps::minimal() };
+    let mut plain = 0;
+    let families = [
+        variants(&caps),
+        crate::gpu::ops::nbits::variants(&caps),
+        crate::gpu::ops::conv::variants(&caps),
+        crate::gpu::ops::integer::variants(&caps),
+    ];
+    for key in families.concat() {
+        if !key.source().contains("unpack2x16float") {
+            crate::gpu::testing::validate(&key, &caps);
+            plain += 1;
+        }
+    }
+    // Kernels by loaders of f32, and what has no loader.
+    assert!(plain >= 8 + 5 + 6 + 3, "{plain}");
+}

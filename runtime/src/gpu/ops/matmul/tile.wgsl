@@ -5,13 +5,6 @@ const DEPTH: u32 = 16u;
 var<workgroup> a_tile: array<vec4<f32>, 256>;
 var<workgroup> b_tile: array<vec4<f32>, 256>;
 
-fn store4(sum: vec4<f32>, row: u32, col: u32, z: u32) {
-    store(sum.x, row, col, z);
-    store(sum.y, row, col + 1u, z);
-    store(sum.z, row, col + 2u, z);
-    store(sum.w, row, col + 3u, z);
-}
-
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let z = p.first_batch + group.z;
@@ -50,10 +43,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         workgroupBarrier();
     }
 
-    let row = row0 + ty * 4u;
-    let col = col0 + tx * 4u;
-    store4(sum0, row, col, z);
-    store4(sum1, row + 1u, col, z);
-    store4(sum2, row + 2u, col, z);
-    store4(sum3, row + 3u, col, z);
+    // One call of the epilogue in a loop: compilers inline it, and sixteen copies of every activation take some of them
+    // seconds.
+    var sums = array<vec4<f32>, 4>(sum0, sum1, sum2, sum3);
+    for (var i = 0u; i < 16u; i++) {
+        store(sums[i / 4u][i % 4u], row0 + ty * 4u + i / 4u, col0 + tx * 4u + i % 4u, z);
+    }
 }

@@ -17,7 +17,6 @@ struct Params {
     scale_row: u32,
 }
 
-const SCALES_F16: u32 = 1u;
 const ZEROS: u32 = 2u;
 
 @group(0) @binding(0) var<uniform> p: Params;
@@ -26,14 +25,6 @@ const ZEROS: u32 = 2u;
 @group(0) @binding(3) var<storage, read> scales: array<u32>;
 @group(0) @binding(4) var<storage, read> zeros: array<u32>;
 @group(0) @binding(5) var<storage, read_write> y: array<f32>;
-
-fn scale_at(i: u32) -> f32 {
-    if ((p.flags & SCALES_F16) != 0u) {
-        let pair = unpack2x16float(scales[i / 2u]);
-        return select(pair.x, pair.y, (i & 1u) == 1u);
-    }
-    return bitcast<f32>(scales[i]);
-}
 
 @compute @workgroup_size(64)
 fn main(
@@ -64,5 +55,5 @@ fn main(
         let zero_bit = scale / p.scale_row * row_bytes * 8u + scale % p.scale_row * p.bits;
         zero = f32(extractBits(zeros[zero_bit / 32u], zero_bit % 32u, p.bits));
     }
-    y[at] = (q - zero) * scale_at(scale);
+    y[at] = (q - zero) * stored(scales[stored_word(scale)], scale);
 }

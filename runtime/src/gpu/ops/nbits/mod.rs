@@ -38,12 +38,13 @@ struct GatherParams {
     scale_row: u32,
 }
 
-fn key(choice: KernelChoice, a: &'static Snippet) -> PipelineKey {
+fn key(choice: KernelChoice, a: &'static Snippet, scales: DType) -> PipelineKey {
     let shader = match choice {
         KernelChoice::Tile => &TILE,
         KernelChoice::MatVec => &MATVEC,
     };
-    PipelineKey::new(shader).with(&matmul::PARAMS).with(&shared::UNARY).with(&matmul::EPILOGUE).with(a).with(&B_NBITS)
+    let key = PipelineKey::new(shader).with(&matmul::PARAMS).with(&shared::UNARY).with(&matmul::EPILOGUE);
+    key.with(a).with(matmul::stored(scales)).with(&B_NBITS)
 }
 
 fn is_scale(dtype: Option<DType>) -> bool {
@@ -116,7 +117,6 @@ fn record_product(op: &MatMulNBits, ctx: &Ctx<'_>, forced: Option<KernelChoice>)
     // A word holds neighbours in k.
     params.flags = flags::K_CONTIGUOUS;
     for (flag, set) in [
-        (flags::SCALES_F16, scales.dtype == DType::F16),
         (flags::ZEROS_PACKED, ctx.optional(3).is_some_and(|z| z.dtype == DType::U8)),
         (flags::ZEROS_FLOAT, ctx.optional(3).is_some_and(|z| z.dtype != DType::U8)),
         (flags::BIAS, ctx.optional(4).is_some()),
@@ -126,7 +126,7 @@ fn record_product(op: &MatMulNBits, ctx: &Ctx<'_>, forced: Option<KernelChoice>)
     }
     let [x, rows] = tiles(choice, m, op.n);
     ctx.dispatch(Dispatch {
-        key: key(choice, matmul::a_loader(DType::F32, op.k, false)),
+        key: key(choice, matmul::a_loader(DType::F32, op.k, false), scales.dtype),
         params: bytemuck::bytes_of(&params),
         inputs: &[Some(a), Some(ctx.input(1)?), ctx.optional(4), ctx.optional(5), Some(scales), ctx.optional(3)],
         outputs: &[Some(y)],
@@ -185,9 +185,9 @@ fn record_gather(op: &GatherBlockQuantized, ctx: &Ctx<'_>) -> Result<(), KernelE
     }
     let mut params = gather_params(op, &data.shape, indices.len())
         .ok_or_else(|| ctx.unsupported(format!("data of shape {:?}", data.shape)))?;
-    params.flags = (scales.dtype == DType::F16) as u32 | (ctx.optional(3).is_some() as u32) << 1;
+    params.flags = (ctx.optional(3).is_some() as u32) << 1;
     ctx.dispatch(Dispatch {
-        key: PipelineKey::new(&GATHER).with(&shared::LINEAR),
+        key: gather_key(scales.dtype),
         params: bytemuck::bytes_of(&params),
         inputs: &[Some(data), Some(indices), Some(scales), ctx.optional(3)],
         outputs: &[Some(y)],
@@ -195,12 +195,19 @@ fn record_gather(op: &GatherBlockQuantized, ctx: &Ctx<'_>) -> Result<(), KernelE
     })
 }
 
+fn gather_key(scales: DType) -> PipelineKey {
+    PipelineKey::new(&GATHER).with(&shared::LINEAR).with(matmul::stored(scales))
+}
+
 /// Both kernels of products with both loaders, and the gather.
 #[cfg(test)]
 pub(crate) fn variants(_caps: &crate::gpu::Caps) -> Vec<PipelineKey> {
-    let mut keys = vec![PipelineKey::new(&GATHER).with(&shared::LINEAR)];
-    for choice in [KernelChoice::Tile, KernelChoice::MatVec] {
-        keys.extend([4, 5].map(|k| key(choice, matmul::a_loader(DType::F32, k, false))));
+    let mut keys = Vec::new();
+    for scales in [DType::F32, DType::F16] {
+        keys.push(gather_key(scales));
+        for choice in [KernelChoice::Tile, KernelChoice::MatVec] {
+            keys.extend([4, 5].map(|k| key(choice, matmul::a_loader(DType::F32, k, false), scales)));
+        }
     }
     keys
 }
