@@ -179,11 +179,14 @@ pub fn zoo_main(backend: Backend, arguments: impl Iterator<Item = String>) -> Ex
                     }
                 }
             }
-            if wanted.is_empty() && graphs.is_empty() {
-                failed += 1;
-                println!("FAILED  the zoo holds no graph");
-            }
             say(&format!("{passed} of {} graphs on {}", passed + failed + skipped, backend.name()));
+            // A browser cannot list a folder: its list must be the folder's.
+            let listed: Vec<String> =
+                serde_json::from_slice(&read(repository("tests/browser/suite/graphs.json"))).unwrap_or_default();
+            if wanted.is_empty() && !graphs.iter().map(|g| &g.name).eq(&listed) {
+                failed += 1;
+                println!("FAILED  tests/browser/suite/graphs.json does not list the zoo");
+            }
         }
     }
     let verdict = if failed == 0 { "ok" } else { "FAILED" };
