@@ -37,6 +37,20 @@ impl Ranking {
         Ok(ranking)
     }
 
+    /// The same with `count` of the pictures, spread over all of them, for devices that are slow.
+    #[must_use]
+    pub fn part(mut self, count: usize) -> Self {
+        let step = (self.pictures.len() / count.max(TOP + 1)).max(1);
+        let thin = |n: usize| n.is_multiple_of(step) && n / step < count;
+        let mut n = 0..;
+        self.pictures.retain(|_| n.next().is_some_and(thin));
+        for row in &mut self.similarities {
+            let mut n = 0..;
+            row.retain(|_| n.next().is_some_and(thin));
+        }
+        self
+    }
+
     /// Compares the ranking that follows from vectors of unit length. Returns the greatest difference of a similarity.
     ///
     /// # Errors

@@ -5,7 +5,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use js_sys::Array;
+use js_sys::{Array, Uint8Array};
 use lenslet::gpu::{Gpu, GpuOptions};
 use lenslet::onnx::{ImportOptions, NoExternalData};
 use lenslet::tasks::dual_tower::DualTower;
@@ -84,11 +84,12 @@ impl Suite {
     }
 
     /// Loads a dual tower of its configuration files (`{name, bytes}[]`) and its graphs.
-    pub fn tower(&self, files: Array, image: Vec<u8>, text: Vec<u8>) -> Result<SuiteTower, JsValue> {
+    /// It runs up to `batch` pictures or texts at once.
+    pub fn tower(&self, files: Array, image: Vec<u8>, text: Vec<u8>, batch: usize) -> Result<SuiteTower, JsValue> {
         let files: Result<BTreeMap<String, Vec<u8>>, WebError> =
             files.iter().map(|item| convert::file(&item).map(|(name, bytes)| (name, bytes.to_vec()))).collect();
         let tower = bundled::load(&files?, Some(&image), Some(&text), &self.options).map_err(fail)?;
-        Ok(SuiteTower { tower, pictures: RefCell::default() })
+        Ok(SuiteTower { tower: tower.with_batch(batch) })
     }
 
     /// Fills a skeleton, runs the graph and compares with a `check.json`.
@@ -108,7 +109,6 @@ impl Suite {
 #[wasm_bindgen]
 pub struct SuiteTower {
     tower: DualTower<SessionTower>,
-    pictures: RefCell<Vec<Vec<f32>>>,
 }
 
 #[wasm_bindgen]
@@ -139,22 +139,22 @@ impl SuiteTower {
         Ok(format!("cosine {cosine:.6}"))
     }
 
-    /// Embeds a picture for [`SuiteTower::ranking`].
-    pub async fn add(&self, file: Vec<u8>) -> Result<(), JsValue> {
-        let pixels = decode(&file).map_err(fail)?;
-        let vectors = self.tower.encode_images(&[pixels]).await.map_err(fail)?;
-        self.pictures.borrow_mut().extend(vectors);
-        Ok(())
+    /// The pictures that [`SuiteTower::ranking`] wants for a list of which `count` pictures are asked.
+    #[wasm_bindgen(js_name = rankingPictures)]
+    pub fn ranking_pictures(json: Vec<u8>, count: usize) -> Result<Vec<String>, JsValue> {
+        Ok(Ranking::parse(&json).map_err(fail)?.part(count).pictures)
     }
 
-    /// Compares the best of the pictures that were added, in the order of the list, with ONNX Runtime's.
-    pub async fn ranking(&self, json: Vec<u8>) -> Result<String, JsValue> {
-        let ranking = Ranking::parse(&json).map_err(fail)?;
-        let mut queries = Vec::new();
-        for query in &ranking.queries {
-            queries.extend(self.tower.encode_texts(&[query.as_str()]).await.map_err(fail)?);
-        }
-        let worst = ranking.check(&self.pictures.borrow(), &queries).map_err(fail)?;
-        Ok(format!("the same ten best for {} queries, similarities within {worst:.1e}", queries.len()))
+    /// Compares the best of these pictures (`Uint8Array[]`) for each query with ONNX Runtime's.
+    pub async fn ranking(&self, json: Vec<u8>, count: usize, files: Array) -> Result<String, JsValue> {
+        let ranking = Ranking::parse(&json).map_err(fail)?.part(count);
+        let decoded: Result<Vec<_>, JsValue> =
+            files.iter().map(|file| decode(&Uint8Array::new(&file).to_vec()).map_err(fail)).collect();
+        let pictures = self.tower.encode_images(&decoded?).await.map_err(fail)?;
+        let texts: Vec<&str> = ranking.queries.iter().map(String::as_str).collect();
+        let queries = self.tower.encode_texts(&texts).await.map_err(fail)?;
+        let worst = ranking.check(&pictures, &queries).map_err(fail)?;
+        let (n, m) = (queries.len(), pictures.len());
+        Ok(format!("the same ten best of {m} pictures for {n} queries, similarities within {worst:.1e}"))
     }
 }
