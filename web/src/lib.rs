@@ -8,6 +8,8 @@ mod convert;
 mod error;
 mod files;
 mod index;
+#[cfg(feature = "test-suite")]
+mod suite;
 mod tower;
 
 pub use index::IndexHandle;

@@ -1,7 +1,8 @@
 //! `cargo xtask suite`: the test suite in headless Chromium.
 //!
 //! The page is `tests/browser/suite/index.html`; it finds the module under `/pkg/`, the models that ship
-//! with the project under `/models/`, and the test graphs, where there are any, under `/shared/`.
+//! with the project under `/models/`, what they must give under `/goldens/` and `/data/`, and the test
+//! graphs, where there are any, under `/shared/`.
 
 use std::fs;
 use std::path::PathBuf;
@@ -34,7 +35,9 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<(), Error>
     let mut site = Site::new(false)
         .mount("/", &workspace.path("tests/browser"))?
         .mount("/pkg/", &workspace.path("web/pkg-test"))?
-        .mount("/models/", &workspace.path("models"))?;
+        .mount("/models/", &workspace.path("models"))?
+        .mount("/goldens/", &workspace.path("tests/goldens"))?
+        .mount("/data/", &workspace.path("tests/data"))?;
     match workspace.shared() {
         Some(shared) => site = site.mount("/shared/", &shared)?,
         None => {
