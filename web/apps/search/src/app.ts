@@ -129,9 +129,8 @@ export class App {
     this.#searcher.cancel();
     this.#current = this.#gallery(name);
     this.#answer = undefined;
-    if ("like" in this.#query) {
-      this.#query = { text: "" };
-    }
+    // What stands in the field, even if typing has not rested yet.
+    this.#query = { text: this.#field.value.trim() };
     this.#root.dataset.gallery = name;
     for (const each of GALLERIES) {
       this.#button(each).setAttribute("aria-pressed", String(each === name));
@@ -160,7 +159,6 @@ export class App {
     const gallery = this.#gallery("yours");
     if (this.#current !== gallery) {
       this.#field.value = "";
-      this.#query = { text: "" };
       this.#open("yours");
     }
     if (files.length === 0) {
