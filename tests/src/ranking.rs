@@ -105,6 +105,9 @@ mod tests {
         assert!(ranking.check(&pictures, &query).is_ok());
         pictures.swap(2, 3);
         assert!(ranking.check(&pictures, &query).is_err());
+        let half = Ranking { similarities: vec![given], ..ranking }.part(11);
+        assert_eq!((half.pictures.len(), half.similarities[0].len()), (11, 11));
+        let ranking = Ranking { pictures: (0..12).map(|i| format!("{i}.png")).collect(), ..half };
         let tied = Ranking { similarities: vec![vec![0.5; 12]], ..ranking };
         let pictures: Vec<Vec<f32>> = (0..12).map(|i| picture(0.5 + 1e-6 * i as f32)).collect();
         assert!(tied.check(&pictures, &query).is_ok());

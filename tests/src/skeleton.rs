@@ -93,11 +93,9 @@ fn fields(bytes: &[u8]) -> Result<Vec<Field<'_>>, String> {
     Ok(out)
 }
 
-/// What stands in place of a field: nothing changes, or these bytes.
-type Replace<'a> = dyn Fn(u32, &[u8]) -> Result<Option<Vec<u8>>, String> + 'a;
-
 /// A message with those of its parts replaced for which `replace` has something else.
-fn rewrite(bytes: &[u8], replace: &Replace<'_>) -> Result<Vec<u8>, String> {
+#[allow(clippy::type_complexity, reason = "one caller, one callback")]
+fn rewrite(bytes: &[u8], replace: &dyn Fn(u32, &[u8]) -> Result<Option<Vec<u8>>, String>) -> Result<Vec<u8>, String> {
     let mut out = Message::default();
     for field in fields(bytes)? {
         match field.inside.map(|inside| replace(field.number, inside)).transpose()?.flatten() {

@@ -20,6 +20,8 @@ use stages::{STAGES, Stage};
 pub(crate) struct Options {
     /// Only stages that need no browser build.
     pub(crate) quick: bool,
+    /// Also the stages that are not settled yet.
+    pub(crate) all: bool,
     /// Only these stages, and what they need.
     pub(crate) only: Vec<String>,
     /// Print the stages instead of running them.
@@ -51,10 +53,29 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode, 
         let place = format!("[{}/{}]", index + 1, chosen.len());
         run_stage(workspace, stage, &place, &mut summary)?;
     }
+    if !options.all && !options.quick && options.only.is_empty() {
+        println!("\nnot settled yet, left out without --all: {}", UNSETTLED.join(", "));
+    }
     summary.print(started);
     let good = summary.failed.is_empty() && summary.blocked.is_empty();
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
+
+/// Stages that nobody has seen pass on the whole project yet: they run with `--all`, and by name. Each leaves this list in the
+/// change that makes it pass.
+const UNSETTLED: &[&str] = &[
+    "clippy",
+    "doc",
+    "workspace",
+    "clippy-wasm",
+    "build-web",
+    "web-check",
+    "web-test",
+    "demo",
+    "build-suite",
+    "suite-wasm",
+    "suite-webgpu",
+];
 
 fn choose(options: &Options) -> Result<Vec<&'static Stage>, Error> {
     if let Some(name) = options.only.iter().find(|name| !STAGES.iter().any(|stage| stage.name == **name)) {
@@ -63,7 +84,11 @@ fn choose(options: &Options) -> Result<Vec<&'static Stage>, Error> {
     }
     let wanted = stages::with_prerequisites(&options.only);
     let chosen = |stage: &&Stage| {
-        if options.only.is_empty() { stage.quick || !options.quick } else { wanted.contains(&stage.name) }
+        if !options.only.is_empty() {
+            return wanted.contains(&stage.name);
+        }
+        let settled = options.all || !UNSETTLED.contains(&stage.name);
+        settled && (stage.quick || !options.quick)
     };
     Ok(STAGES.iter().filter(chosen).collect())
 }
@@ -123,7 +148,9 @@ mod tests {
 
     #[test]
     fn chooses_stages() {
-        assert_eq!(names(&Options::default()).len(), STAGES.len());
+        let all = Options { all: true, ..Options::default() };
+        assert_eq!(names(&all).len(), STAGES.len());
+        assert_eq!(names(&Options::default()).len(), STAGES.len() - UNSETTLED.len());
         let quick = names(&Options { quick: true, ..Options::default() });
         assert!(quick.contains(&"fmt") && !quick.contains(&"suite-wasm"), "{quick:?}");
         let only = Options { only: vec!["web-test".to_owned()], ..Options::default() };

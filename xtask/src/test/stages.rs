@@ -101,11 +101,20 @@ pub(super) const STAGES: &[Stage] = &[
     },
     Stage {
         name: "rust",
-        about: "tests on the CPU and on Vulkan (lavapipe)",
+        about: "the runtime's own tests, on the CPU and on Vulkan (lavapipe)",
         quick: false,
         needs: &["setup"],
         requires: None,
         command: rust_tests,
+        counter: |_| Counter::CargoTest,
+    },
+    Stage {
+        name: "workspace",
+        about: "tests of all crates: the zoo, the bundled models, the command",
+        quick: false,
+        needs: &["setup"],
+        requires: None,
+        command: workspace_tests,
         counter: |_| Counter::CargoTest,
     },
     Stage {
@@ -227,6 +236,16 @@ fn run_suite(workspace: &Workspace, device: Device) -> Command {
 }
 
 fn rust_tests(workspace: &Workspace) -> Command {
+    let mut command = cargo(workspace, &["test", "--release", "--package", "lenslet", "--lib", "--no-fail-fast"]);
+    if let Some(icd) = setup::lavapipe_icd() {
+        // The older name of the variable and the newer one, for any version of the Vulkan loader.
+        command.env("VK_ICD_FILENAMES", &icd).env("VK_DRIVER_FILES", &icd);
+    }
+    command
+}
+
+/// All tests of all crates but xtask's own.
+fn workspace_tests(workspace: &Workspace) -> Command {
     let mut command = cargo(workspace, &["test", "--release", "--workspace", "--exclude", "xtask", "--no-fail-fast"]);
     if let Some(icd) = setup::lavapipe_icd() {
         // The older name of the variable and the newer one, for any version of the Vulkan loader.

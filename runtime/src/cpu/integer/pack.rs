@@ -87,11 +87,6 @@ impl Zeros {
     }
 
     /// Zero points given as they are; none means 0.
-    #[cfg(test)]
-    pub(crate) fn from_vec(zeros: Vec<i16>) -> Self {
-        Zeros(if zeros.is_empty() { vec![0] } else { zeros })
-    }
-
     /// The zero point of row or column `i`, counted over all matrices.
     #[inline]
     pub(crate) fn at(&self, i: usize) -> i16 {

@@ -2,7 +2,7 @@ import { type Device, type LoadOptions, UnsupportedError } from "lenslet";
 import { Detail } from "./detail.js";
 import { button, byId, count, h, link } from "./dom.js";
 import { type DroppedFile, onDrop } from "./files.js";
-import { GALLERIES, Gallery, type GalleryName } from "./gallery.js";
+import { type Change, GALLERIES, Gallery, type GalleryName } from "./gallery.js";
 import { ownPicture } from "./pictures.js";
 import { PLANS } from "./plans.js";
 import { Results, type Shown } from "./results.js";
@@ -12,6 +12,9 @@ import { YoursPanel } from "./yours.js";
 
 /** Typing rests this long before a search runs. */
 const DEBOUNCE_MS = 90;
+
+/** Progress is painted at most this often. */
+const PAINT_MS = 150;
 
 /** Without a query, a gallery shows at most this many tiles. */
 const MOST_TILES = 600;
@@ -31,6 +34,7 @@ export class App {
   #query: Query = { text: "" };
   #answer: Answer | undefined;
   #timer: ReturnType<typeof setTimeout> | undefined;
+  #painting: ReturnType<typeof setTimeout> | undefined;
 
   constructor(device: NonNullable<LoadOptions["device"]>, first: GalleryName, text: string) {
     const towers = new Towers(device);
@@ -125,9 +129,8 @@ export class App {
     this.#searcher.cancel();
     this.#current = this.#gallery(name);
     this.#answer = undefined;
-    if ("like" in this.#query) {
-      this.#query = { text: "" };
-    }
+    // What stands in the field, even if typing has not rested yet.
+    this.#query = { text: this.#field.value.trim() };
     this.#root.dataset.gallery = name;
     for (const each of GALLERIES) {
       this.#button(each).setAttribute("aria-pressed", String(each === name));
@@ -156,7 +159,6 @@ export class App {
     const gallery = this.#gallery("yours");
     if (this.#current !== gallery) {
       this.#field.value = "";
-      this.#query = { text: "" };
       this.#open("yours");
     }
     if (files.length === 0) {
@@ -166,10 +168,13 @@ export class App {
     void gallery.add(files.map(({ file, path }) => ownPicture(file, path)));
   }
 
-  #on(gallery: Gallery, what: "pictures" | "indexed" | "state"): void {
-    this.#button(gallery.plan.name)
-      .querySelector(".count")
-      ?.replaceChildren(gallery.pictures.size > 0 ? String(gallery.pictures.size) : "");
+  #on(gallery: Gallery, what: Change): void {
+    if (what === "pictures") {
+      const { size } = gallery.pictures;
+      this.#button(gallery.plan.name)
+        .querySelector(".count")
+        ?.replaceChildren(size > 0 ? String(size) : "");
+    }
     if (gallery !== this.#current) {
       return;
     }
@@ -177,14 +182,18 @@ export class App {
       this.#results.forget((path) => gallery.pictures.has(path));
       this.#yours.render(gallery);
       this.#showResults();
-    } else if (what === "indexed") {
-      this.#results.markIndexed((path) => gallery.indexed.has(path));
-    } else {
+    } else if (what === "state") {
       this.#render();
       if (gallery.state === "ready") {
         this.#yours.render(gallery);
         void this.#ask(this.#query);
       }
+    } else {
+      // Painting competes with the model for the processor: a few times a second is enough.
+      this.#painting ??= setTimeout(() => {
+        this.#painting = undefined;
+        this.#render();
+      }, PAINT_MS);
     }
   }
 
@@ -237,7 +246,7 @@ export class App {
   }
 
   #render(): void {
-    const { state, progress, tower, plan } = this.#current;
+    const { state, progress, tower, plan, indexed } = this.#current;
     const waiting = plan.name === "yours" && this.#current.pictures.size === 0;
     this.#root.dataset.state = state;
     const bar = byId("progress", HTMLElement);
@@ -251,6 +260,7 @@ export class App {
     if (tower) {
       this.#showDevice(tower.device, tower.adapter, tower.fallback);
     }
+    this.#results.markIndexed((path) => indexed.has(path));
     this.#renderNotice();
     this.#renderStatus();
   }

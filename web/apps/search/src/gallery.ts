@@ -9,6 +9,12 @@ export type GalleryName = (typeof GALLERIES)[number];
 /** Where a gallery stands. */
 export type GalleryState = "loading" | "indexing" | "ready" | "error";
 
+/**
+ * What changed: which pictures there are, what the gallery is doing, or only how far it has come (many times
+ * a second).
+ */
+export type Change = "pictures" | "state" | "progress";
+
 /** How a gallery is made up. */
 export interface GalleryPlan {
   name: GalleryName;
@@ -39,13 +45,13 @@ export class Gallery {
   started = false;
 
   readonly #towers: Towers;
-  readonly #changed: (gallery: Gallery, what: "pictures" | "indexed" | "state") => void;
+  readonly #changed: (gallery: Gallery, what: Change) => void;
   #work: Promise<void> = Promise.resolve();
 
   constructor(
     plan: GalleryPlan,
     towers: Towers,
-    changed: (gallery: Gallery, what: "pictures" | "indexed" | "state") => void,
+    changed: (gallery: Gallery, what: Change) => void,
   ) {
     this.plan = plan;
     this.#towers = towers;
@@ -140,7 +146,6 @@ export class Gallery {
         onProgress: ({ done, total, path }) => {
           if (path !== undefined) {
             this.indexed.add(path);
-            this.#changed(this, "indexed");
           }
           const value = total > 0 ? done / total : 1;
           this.#become(
@@ -161,14 +166,14 @@ export class Gallery {
     if (report.skipped.length > 0) {
       this.#changed(this, "pictures");
     }
-    this.#changed(this, "indexed");
     this.#become("ready", 1, "");
   }
 
   #become(state: GalleryState, value: number, text: string): void {
+    const change = this.state === state && state !== "ready" ? "progress" : "state";
     this.state = state;
     this.progress = { value, text };
-    this.#changed(this, "state");
+    this.#changed(this, change);
   }
 }
 
