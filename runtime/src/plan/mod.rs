@@ -274,7 +274,14 @@ impl Planner<'_> {
         let elements = outputs.iter().map(|(_, s)| s.iter().product::<usize>()).max().unwrap_or(0);
         let heavy = matches!(
             node.op,
-            Op::MatMul(_) | Op::MatMulNBits(_) | Op::Conv(_) | Op::Attention(_) | Op::MatMulIntegerToFloat(_)
+            Op::MatMul(_)
+                | Op::MatMulNBits(_)
+                | Op::MatMulInteger
+                | Op::MatMulIntegerToFloat(_)
+                | Op::Conv(_)
+                | Op::ConvInteger(_)
+                | Op::ConvIntegerToFloat(_)
+                | Op::Attention(_)
         );
         if from_host && elements <= SMALL && !heavy {
             return Place::Cpu;
