@@ -63,7 +63,7 @@ impl Bytes {
     }
 }
 
-/// `batch` products of [m,k] and [k,n].
+/// `batch` products of \[m,k\] and \[k,n\].
 struct Product {
     batch: usize,
     m: usize,

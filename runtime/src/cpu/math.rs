@@ -331,7 +331,7 @@ fn sum_lanes(lanes: &[f32; LANES]) -> f32 {
     lanes[0]
 }
 
-/// Which terms [`sum_of`] adds.
+/// Which terms `sum_of` adds.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Term {
     /// x

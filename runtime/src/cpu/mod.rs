@@ -1,7 +1,7 @@
 //! Kernels for x86-64, aarch64 and wasm32: the reference for every operator.
 //!
 //! One operator family a file; this room only sends an operator to its family. Kernels write into outputs that the
-//! executor allocated with the inferred type and shape, and take scratch memory from [`Cpu::scratch`], so that a
+//! executor allocated with the inferred type and shape, and take scratch memory from `Cpu::scratch`, so that a
 //! steady-state run allocates nothing. All tensors are contiguous and row-major.
 
 pub(crate) mod args;

@@ -76,7 +76,7 @@ pub(crate) fn size(inputs: &[Option<TensorView<'_>>], outputs: &mut [TensorViewM
     Ok(())
 }
 
-/// Positions of the elements that are not zero, as i64 [rank, count] in row-major order. A scalar counts as [1], as NumPy
+/// Positions of the elements that are not zero, as i64 [rank, count] in row-major order. A scalar counts as \[1\], as NumPy
 /// and ONNX Runtime have it.
 pub(crate) fn nonzero(inputs: &[Option<TensorView<'_>>]) -> Result<Tensor, KernelError> {
     const OP: &str = "NonZero";

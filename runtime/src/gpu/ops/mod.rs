@@ -1,7 +1,7 @@
 //! The operator families.
 //!
 //! Each family is a folder with its `.wgsl` files and a `mod.rs` that holds
-//! - `supports(op, facts)`: whether [`record`] will serve the operator; pure, so plans are made without a device;
+//! - `supports(op, facts)`: whether `record` will serve the operator; pure, so plans are made without a device;
 //! - `record(op, ctx)`: picks a kernel by a pure function of types, shapes and [`Caps`], and dispatches it;
 //! - `variants(caps)`: the keys of all its pipelines, which one test validates with naga.
 //!

@@ -27,7 +27,7 @@ struct Mask {
     lengths: Option<ValueId>,
 }
 
-/// Reads `com.microsoft` masks: key lengths of [batch], or 0 for masked of [batch, keys] or [batch, queries, keys].
+/// Reads `com.microsoft` masks: key lengths of \[batch\], or 0 for masked of [batch, keys] or [batch, queries, keys].
 fn read_mask(cx: &mut NodeContext<'_, '_>, mask: Option<ValueId>, batch: &Dim, filter: f32) -> Result<Mask, String> {
     let Some(mask) = mask else { return Ok(Mask::default()) };
     let fact = cx.fact(mask)?.clone();

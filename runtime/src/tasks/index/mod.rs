@@ -1,7 +1,7 @@
 //! An exact index of vectors: every search looks at every vector.
 //!
 //! Right up to some hundred thousand vectors, where a scan takes milliseconds, and never
-//! approximately wrong. The file format is in [`mod@file`], the scan in [`search`].
+//! approximately wrong. The file format is in `mod@file`, the scan in `search`.
 
 mod file;
 mod search;
