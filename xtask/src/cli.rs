@@ -19,7 +19,6 @@ Tasks:
                 --no-wasm-opt      leave out wasm-opt even where a suitable one is installed
   test        Run every check: formatting, lints, documentation, tests, browsers, the demo
                 --quick            only the stages that need no browser build
-                --all              also the stages that are not settled yet
                 --only NAME        only this stage and those that it needs (may be repeated)
                 --list             print the stages and stop
   suite       Run the test suite in headless Chromium
@@ -97,7 +96,6 @@ fn test(parser: &mut lexopt::Parser) -> Result<Task, lexopt::Error> {
     while let Some(arg) = parser.next()? {
         match arg {
             Long("quick") => options.quick = true,
-            Long("all") => options.all = true,
             Long("only") => options.only.push(parser.value()?.string()?),
             Long("list") => options.list = true,
             Long("help") | Short('h') => return Ok(Task::Help),

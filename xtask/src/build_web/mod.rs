@@ -11,7 +11,9 @@ mod stamp;
 mod wasm_opt;
 
 use std::fs;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use crate::error::Error;
 use crate::process;
@@ -73,9 +75,9 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<(), Error>
     let out_dir = workspace.path(out_dir);
     fs::create_dir_all(&out_dir).map_err(Error::io("create", &out_dir))?;
 
+    let modules = compile_all(workspace, &toolchain, variants, profile, options.test_suite)?;
     let mut sizes = Vec::new();
-    for &variant in variants {
-        let module = compile(workspace, &toolchain, variant, profile, options.test_suite)?;
+    for (&variant, module) in variants.iter().zip(modules) {
         let stamp_path = stamp_path(workspace, variant, profile, options.test_suite);
         sizes.push((variant, package(variant, &module, &out_dir, optimizer.as_ref(), &stamp_path)?));
     }
@@ -88,6 +90,28 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<(), Error>
     }
     sizes.iter().find(|(_, sizes)| sizes.raw > MAX_RAW_BYTES).map_or(Ok(()), |(variant, sizes)| {
         Err(Error::TooBig { file: format!("{}.wasm", variant.name), size: sizes.raw, limit: MAX_RAW_BYTES })
+    })
+}
+
+/// Compiles the variants at the same time and returns cargo's modules.
+///
+/// Linking a whole program at once keeps one core busy for a minute or two, and the other one idle unless the next variant
+/// is compiled meanwhile. They share no directory, so neither cargo waits for the other.
+fn compile_all(
+    workspace: &Workspace,
+    toolchain: &wasm::Toolchain,
+    variants: &[Variant],
+    profile: &str,
+    test_suite: bool,
+) -> Result<Vec<PathBuf>, Error> {
+    thread::scope(|scope| {
+        let builds: Vec<_> = variants
+            .iter()
+            .map(|&variant| scope.spawn(move || compile(workspace, toolchain, variant, profile, test_suite)))
+            .collect();
+        let joined = builds.into_iter().map(|build| build.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        // All of them have ended before the first error is told.
+        joined.collect::<Vec<_>>().into_iter().collect()
     })
 }
 

@@ -20,8 +20,6 @@ use stages::{STAGES, Stage};
 pub(crate) struct Options {
     /// Only stages that need no browser build.
     pub(crate) quick: bool,
-    /// Also the stages that are not settled yet.
-    pub(crate) all: bool,
     /// Only these stages, and what they need.
     pub(crate) only: Vec<String>,
     /// Print the stages instead of running them.
@@ -53,29 +51,10 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode, 
         let place = format!("[{}/{}]", index + 1, chosen.len());
         run_stage(workspace, stage, &place, &mut summary)?;
     }
-    if !options.all && !options.quick && options.only.is_empty() {
-        println!("\nnot settled yet, left out without --all: {}", UNSETTLED.join(", "));
-    }
     summary.print(started);
     let good = summary.failed.is_empty() && summary.blocked.is_empty();
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
-
-/// Stages that nobody has seen pass on the whole project yet: they run with `--all`, and by name. Each leaves this list in the
-/// change that makes it pass.
-const UNSETTLED: &[&str] = &[
-    "clippy",
-    "doc",
-    "workspace",
-    "clippy-wasm",
-    "build-web",
-    "web-check",
-    "web-test",
-    "demo",
-    "build-suite",
-    "suite-wasm",
-    "suite-webgpu",
-];
 
 fn choose(options: &Options) -> Result<Vec<&'static Stage>, Error> {
     if let Some(name) = options.only.iter().find(|name| !STAGES.iter().any(|stage| stage.name == **name)) {
@@ -87,8 +66,7 @@ fn choose(options: &Options) -> Result<Vec<&'static Stage>, Error> {
         if !options.only.is_empty() {
             return wanted.contains(&stage.name);
         }
-        let settled = options.all || !UNSETTLED.contains(&stage.name);
-        settled && (stage.quick || !options.quick)
+        stage.quick || !options.quick
     };
     Ok(STAGES.iter().filter(chosen).collect())
 }
@@ -148,9 +126,7 @@ mod tests {
 
     #[test]
     fn chooses_stages() {
-        let all = Options { all: true, ..Options::default() };
-        assert_eq!(names(&all).len(), STAGES.len());
-        assert_eq!(names(&Options::default()).len(), STAGES.len() - UNSETTLED.len());
+        assert_eq!(names(&Options::default()).len(), STAGES.len());
         let quick = names(&Options { quick: true, ..Options::default() });
         assert!(quick.contains(&"fmt") && !quick.contains(&"suite-wasm"), "{quick:?}");
         let only = Options { only: vec!["web-test".to_owned()], ..Options::default() };

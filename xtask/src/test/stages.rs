@@ -101,20 +101,11 @@ pub(super) const STAGES: &[Stage] = &[
     },
     Stage {
         name: "rust",
-        about: "the runtime's own tests, on the CPU and on Vulkan (lavapipe)",
+        about: "tests of all crates: the runtime on CPU and Vulkan (lavapipe), the zoo, the models, the command",
         quick: false,
         needs: &["setup"],
         requires: None,
         command: rust_tests,
-        counter: |_| Counter::CargoTest,
-    },
-    Stage {
-        name: "workspace",
-        about: "tests of all crates: the zoo, the bundled models, the command",
-        quick: false,
-        needs: &["setup"],
-        requires: None,
-        command: workspace_tests,
         counter: |_| Counter::CargoTest,
     },
     Stage {
@@ -235,17 +226,9 @@ fn run_suite(workspace: &Workspace, device: Device) -> Command {
     xtask(&["suite", "--device", device.name()])
 }
 
+/// All tests of all crates but xtask's own, in one call: cargo unifies features over what it is asked to build, so the runtime's
+/// tests by themselves would have the runtime and half of its dependencies compiled a second time.
 fn rust_tests(workspace: &Workspace) -> Command {
-    let mut command = cargo(workspace, &["test", "--release", "--package", "lenslet", "--lib", "--no-fail-fast"]);
-    if let Some(icd) = setup::lavapipe_icd() {
-        // The older name of the variable and the newer one, for any version of the Vulkan loader.
-        command.env("VK_ICD_FILENAMES", &icd).env("VK_DRIVER_FILES", &icd);
-    }
-    command
-}
-
-/// All tests of all crates but xtask's own.
-fn workspace_tests(workspace: &Workspace) -> Command {
     let mut command = cargo(workspace, &["test", "--release", "--workspace", "--exclude", "xtask", "--no-fail-fast"]);
     if let Some(icd) = setup::lavapipe_icd() {
         // The older name of the variable and the newer one, for any version of the Vulkan loader.
