@@ -1,6 +1,7 @@
 //! From a model file to a session, in one call.
 
 use crate::error::RunError;
+use crate::generate::DecoderError;
 use crate::onnx::{ExternalData, ImportOptions, LoadError, import};
 use crate::optimize::{OptimizeError, optimize};
 use crate::{Session, SessionOptions};
@@ -17,6 +18,9 @@ pub enum Error {
     /// The graph could not be planned or run.
     #[error(transparent)]
     Run(#[from] RunError),
+    /// The graph is no decoder, or cannot go on.
+    #[error(transparent)]
+    Decoder(#[from] DecoderError),
 }
 
 impl Error {
@@ -26,6 +30,7 @@ impl Error {
             Error::Load(e) => e.kind(),
             Error::Optimize(e) => e.kind(),
             Error::Run(e) => e.kind(),
+            Error::Decoder(e) => e.kind(),
         }
     }
 }

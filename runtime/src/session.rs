@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::cpu::Cpu;
 use crate::error::RunError;
-use crate::graph::{Dim, Fact, Graph, ValueId};
-use crate::plan::{Concrete, Gpu, GpuTensor, Place, Placement, Plan, Resources, execute};
+use crate::graph::{Bindings, Dim, Fact, Graph, ValueId};
+use crate::plan::{Caches, Concrete, Gpu, Held, Place, Placement, Plan, Ports, Resources, Uploaded, execute};
 use crate::tensor::{BufferPool, DType, Tensor};
 
 /// Plans for more shapes than this are thrown away, the oldest first.
@@ -66,11 +66,17 @@ pub struct Session {
     graph: Graph,
     inputs: Vec<TensorInfo>,
     outputs: Vec<TensorInfo>,
+    backend: Arc<Backend>,
+    plans: Mutex<Vec<(Vec<Concrete>, Arc<Plan>)>>,
+}
+
+/// Devices, memory, and constants in the forms that kernels read. Sessions may share one, and with it the weights they
+/// have in common.
+struct Backend {
     cpu: Cpu,
     gpu: Option<Gpu>,
     pool: BufferPool,
-    uploaded: Mutex<HashMap<ValueId, GpuTensor>>,
-    plans: Mutex<Vec<(Vec<Concrete>, Arc<Plan>)>>,
+    uploaded: Uploaded,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -81,6 +87,20 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Session {
     /// Makes a session of a graph, usually one that the optimiser has seen.
     pub fn new(graph: Graph, options: SessionOptions) -> Self {
+        #[cfg(feature = "gpu")]
+        let gpu = options.gpu;
+        #[cfg(not(feature = "gpu"))]
+        let gpu = None;
+        let (pool, uploaded) = (BufferPool::default(), Uploaded::default());
+        Self::on(graph, Arc::new(Backend { cpu: Cpu::new(options.threads), gpu, pool, uploaded }))
+    }
+
+    /// A session on the devices of this one. Constants whose memory the two graphs share are packed and uploaded once.
+    pub fn beside(&self, graph: Graph) -> Self {
+        Self::on(graph, self.backend.clone())
+    }
+
+    fn on(graph: Graph, backend: Arc<Backend>) -> Self {
         let info = |name: &Arc<str>, id: ValueId| {
             let unknown = Fact::new(DType::F32, vec![]);
             let fact = graph.fact(id).unwrap_or(&unknown);
@@ -88,20 +108,7 @@ impl Session {
         };
         let inputs = graph.inputs.iter().map(|&id| info(&graph.value(id).name, id)).collect();
         let outputs = graph.outputs.iter().zip(&graph.output_names).map(|(&id, name)| info(name, id)).collect();
-        #[cfg(feature = "gpu")]
-        let gpu = options.gpu;
-        #[cfg(not(feature = "gpu"))]
-        let gpu = None;
-        Session {
-            inputs,
-            outputs,
-            cpu: Cpu::new(options.threads),
-            gpu,
-            pool: BufferPool::default(),
-            uploaded: Mutex::default(),
-            plans: Mutex::default(),
-            graph,
-        }
+        Session { inputs, outputs, backend, plans: Mutex::default(), graph }
     }
 
     /// What the model takes.
@@ -121,56 +128,75 @@ impl Session {
 
     /// `gpu` if the session was given one, else `cpu`.
     pub fn device(&self) -> &'static str {
-        if self.gpu.is_some() { "gpu" } else { "cpu" }
+        if self.backend.gpu.is_some() { "gpu" } else { "cpu" }
     }
 
     /// The memory that values between steps come from.
     pub fn pool(&self) -> &BufferPool {
-        &self.pool
+        &self.backend.pool
     }
 
     fn describe(list: &[TensorInfo]) -> String {
         list.iter().map(TensorInfo::to_string).collect::<Vec<_>>().join(", ")
     }
 
-    /// Checks names, types and shapes, and returns the inputs by value id.
-    fn accept(&self, inputs: &[(&str, Tensor)]) -> Result<HashMap<ValueId, Tensor>, RunError> {
+    /// The inputs by value id.
+    fn by_id(&self, inputs: &[(&str, Tensor)]) -> Result<HashMap<ValueId, Held>, RunError> {
         let mut given = HashMap::new();
         for (name, tensor) in inputs {
             let at = self.inputs.iter().position(|i| &*i.name == *name).ok_or_else(|| RunError::UnknownInput {
                 name: (*name).to_owned(),
                 expected: Self::describe(&self.inputs),
             })?;
-            given.insert(self.graph.inputs[at], tensor.clone());
+            given.insert(self.graph.inputs[at], Held::host(tensor.clone()));
         }
+        Ok(given)
+    }
+
+    /// Checks that all inputs are there and that their types and shapes fit. Returns these in the order of the inputs.
+    fn accept(&self, given: &HashMap<ValueId, Concrete>) -> Result<Vec<Concrete>, RunError> {
         let mut sizes: BTreeMap<Arc<str>, (i64, Arc<str>)> = BTreeMap::new();
+        let mut shapes = Vec::with_capacity(self.inputs.len());
+        let mismatch = |info: &TensorInfo, (dtype, shape): &Concrete, expected: String| RunError::InputMismatch {
+            name: info.name.to_string(),
+            got: format!("{dtype} {shape:?}"),
+            expected,
+        };
         for (info, id) in self.inputs.iter().zip(&self.graph.inputs) {
-            let Some(tensor) = given.get(id) else {
+            let Some(concrete) = given.get(id) else {
                 return Err(RunError::MissingInput {
                     name: info.name.to_string(),
                     expected: Self::describe(&self.inputs),
                 });
             };
-            let mismatch = |expected: String| RunError::InputMismatch {
-                name: info.name.to_string(),
-                got: format!("{} {:?}", tensor.dtype(), tensor.shape()),
-                expected,
-            };
-            if tensor.dtype() != info.dtype || tensor.shape().len() != info.shape.len() {
-                return Err(mismatch(info.to_string()));
+            let (dtype, shape) = concrete;
+            if *dtype != info.dtype || shape.len() != info.shape.len() {
+                return Err(mismatch(info, concrete, info.to_string()));
             }
-            for (dim, &size) in info.shape.iter().zip(tensor.shape()) {
+            for (dim, &size) in info.shape.iter().zip(shape) {
                 if dim.as_const().is_some_and(|n| n != size as i64) {
-                    return Err(mismatch(info.to_string()));
+                    return Err(mismatch(info, concrete, info.to_string()));
                 }
                 let Some(symbol) = dim.as_symbol() else { continue };
                 let first = sizes.entry(symbol.clone()).or_insert((size as i64, info.name.clone()));
                 if first.0 != size as i64 {
-                    return Err(mismatch(format!("{info}, and {} has {symbol} = {}", first.1, first.0)));
+                    let expected = format!("{info}, and {} has {symbol} = {}", first.1, first.0);
+                    return Err(mismatch(info, concrete, expected));
                 }
             }
+            shapes.push(concrete.clone());
         }
-        Ok(given)
+        // Sizes that follow from others.
+        let bindings: Bindings = sizes.into_iter().map(|(name, (size, _))| (name, size)).collect();
+        for (info, concrete) in self.inputs.iter().zip(&shapes) {
+            let fits = |(dim, &size): (&Dim, &usize)| dim.eval(&bindings).is_none_or(|n| n == size as i64);
+            if !info.shape.iter().zip(&concrete.1).all(fits) {
+                let here: Vec<_> =
+                    info.shape.iter().zip(&concrete.1).map(|(d, &n)| d.eval(&bindings).unwrap_or(n as i64)).collect();
+                return Err(mismatch(info, concrete, format!("{info}, here {here:?}")));
+            }
+        }
+        Ok(shapes)
     }
 
     fn plan(&self, shapes: &[Concrete]) -> Result<Arc<Plan>, RunError> {
@@ -178,8 +204,9 @@ impl Session {
             return Ok(plan.clone());
         }
         let inputs = self.graph.inputs.iter().copied().zip(shapes.iter().cloned()).collect();
-        let gpu = self.gpu.as_ref().map(|g| g as &dyn Placement);
-        let plan = Arc::new(Plan::new(&self.graph, &inputs, &self.cpu, &self.pool, gpu)?);
+        let Backend { cpu, gpu, pool, .. } = &*self.backend;
+        let gpu = gpu.as_ref().map(|g| g as &dyn Placement);
+        let plan = Arc::new(Plan::new(&self.graph, &inputs, cpu, pool, gpu)?);
         let mut plans = lock(&self.plans);
         if plans.len() >= MAX_PLANS {
             plans.remove(0);
@@ -228,26 +255,96 @@ impl Session {
         inputs: &[(&str, Tensor)],
         wanted: &[usize],
     ) -> Result<Vec<(Arc<str>, Tensor)>, RunError> {
-        let given = self.accept(inputs)?;
-        let shapes: Vec<Concrete> = self
-            .graph
-            .inputs
-            .iter()
-            .map(|id| {
-                let tensor = &given[id];
-                (tensor.dtype(), tensor.shape().to_vec())
-            })
-            .collect();
-        let plan = self.plan(&shapes)?;
-        let resources = Resources {
-            graph: &self.graph,
-            cpu: &self.cpu,
-            gpu: self.gpu.as_ref(),
-            pool: &self.pool,
-            uploaded: &self.uploaded,
-        };
-        let tensors = execute(&resources, &plan, given, wanted).await?;
+        let given = self.by_id(inputs)?;
+        let tensors = self.execute(given, wanted, None).await?;
         Ok(wanted.iter().zip(tensors).map(|(&i, t)| (self.outputs[i].name.clone(), t)).collect())
+    }
+
+    async fn execute(
+        &self,
+        given: HashMap<ValueId, Held>,
+        wanted: &[usize],
+        caches: Option<(&Ports, &mut Caches)>,
+    ) -> Result<Vec<Tensor>, RunError> {
+        let mut shapes: HashMap<ValueId, Concrete> =
+            given.iter().filter_map(|(id, held)| Some((*id, held.concrete()?))).collect();
+        if let Some((ports, caches)) = &caches {
+            self.add_cache_shapes(ports, caches, &mut shapes);
+        }
+        let plan = self.plan(&self.accept(&shapes)?)?;
+        let Backend { cpu, gpu, pool, uploaded } = &*self.backend;
+        let resources = Resources { graph: &self.graph, cpu, gpu: gpu.as_ref(), pool, uploaded };
+        execute(&resources, &plan, given, wanted, caches).await
+    }
+
+    /// What the caches are as inputs. One that is new has no rows, and the batch of the other inputs.
+    fn add_cache_shapes(&self, ports: &Ports, caches: &Caches, shapes: &mut HashMap<ValueId, Concrete>) {
+        let mut bindings = Bindings::new();
+        for (info, id) in self.inputs.iter().zip(&self.graph.inputs) {
+            for (dim, size) in info.shape.iter().zip(shapes.get(id).map_or(&[][..], |s| &s.1)) {
+                if let Some(name) = dim.as_symbol() {
+                    bindings.insert(name.clone(), *size as i64);
+                }
+            }
+        }
+        for (past, cache) in ports.past.iter().zip(&caches.slots) {
+            let Some(past) = past else { continue };
+            let filled = if cache.is_new() {
+                let Some(fact) = self.graph.fact(*past) else { continue };
+                let size = |(axis, dim): (usize, &Dim)| match dim.eval(&bindings) {
+                    Some(n) if axis != 2 => n as usize,
+                    _ => 0,
+                };
+                (fact.dtype, fact.shape.iter().enumerate().map(size).collect())
+            } else {
+                cache.filled()
+            };
+            shapes.insert(*past, filled);
+        }
+    }
+
+    /// The ports of caches that have these names as inputs and as outputs.
+    pub(crate) fn ports<'n>(&self, names: impl Iterator<Item = (&'n str, &'n str)>) -> Ports {
+        let (mut past, mut present) = (vec![], vec![]);
+        for (input, output) in names {
+            past.push(self.inputs.iter().position(|i| &*i.name == input).map(|at| self.graph.inputs[at]));
+            present.push(self.outputs.iter().position(|o| &*o.name == output).map(|at| self.graph.outputs[at]));
+        }
+        Ports::new(&self.graph, past, present)
+    }
+
+    /// Runs the model for the outputs at these positions. Inputs that are caches come from `caches`, and the new caches go
+    /// there; after an error they are as they were.
+    pub(crate) async fn run_with_caches(
+        &self,
+        inputs: &[(&str, Tensor)],
+        wanted: &[usize],
+        ports: &Ports,
+        caches: &mut Caches,
+    ) -> Result<Vec<Tensor>, RunError> {
+        self.execute(self.by_id(inputs)?, wanted, Some((ports, caches))).await
+    }
+
+    /// What is filled of a cache, on the host.
+    pub(crate) async fn read_cache(&self, caches: &Caches, slot: usize) -> Result<Option<Tensor>, RunError> {
+        let Some(cache) = caches.slots.get(slot).filter(|c| !c.is_new()) else { return Ok(None) };
+        let gpu = self.backend.gpu.as_ref();
+        let read = async {
+            let held = cache.contiguous(gpu, &mut 0).await?;
+            match (held.host, held.device, gpu) {
+                (Some(host), ..) => Ok(Some(host)),
+                (None, Some(device), Some(gpu)) => gpu.download(&device).await.map(Some),
+                _ => Ok(None),
+            }
+        };
+        read.await.map_err(|source| RunError::Kernel { node: "the cache".into(), op: "download", source })
+    }
+
+    /// Puts the rows of the batch of all caches into this order.
+    pub(crate) async fn select_rows(&self, caches: &mut Caches, rows: &[usize]) -> Result<(), RunError> {
+        let node = "the cache".to_owned();
+        let done = caches.select(self.backend.gpu.as_ref(), rows).await;
+        done.map_err(|source| RunError::Kernel { node, op: "Gather", source })
     }
 
     /// Runs the model and waits. Not in browsers, where a GPU cannot be waited for.

@@ -6,6 +6,7 @@
 pub mod backend;
 pub mod bundled;
 pub mod full_size;
+pub mod greedy;
 pub mod integers;
 #[cfg(feature = "native")]
 pub mod native;

@@ -68,6 +68,11 @@ impl GpuTensor {
         Ok(GpuTensor { shape: shape.to_vec(), host, ..self.clone() })
     }
 
+    /// Whether a clone holds the same memory.
+    pub(crate) fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.buffer) > 1
+    }
+
     /// The integers that the host knows of this tensor, if it does.
     pub fn host_i64(&self) -> Option<Vec<i64>> {
         self.host.as_ref().and_then(Tensor::to_i64_vec)

@@ -35,11 +35,12 @@ impl Fact {
         Fact::new(dtype, shape.iter().map(|&d| d.into()).collect())
     }
 
-    /// What a constant's fact is. Elements are listed for integers of at most one dimension and 64 elements.
+    /// What a constant's fact is. Elements are listed for integers and booleans of at most one dimension and 64 elements.
     pub fn of_tensor(tensor: &Tensor) -> Self {
         let mut fact = Fact::concrete(tensor.dtype(), tensor.shape());
-        let describes_shapes =
-            matches!(tensor.dtype(), DType::I64 | DType::I32) && tensor.shape().len() <= 1 && tensor.len() <= 64;
+        let describes_shapes = matches!(tensor.dtype(), DType::I64 | DType::I32 | DType::Bool)
+            && tensor.shape().len() <= 1
+            && tensor.len() <= 64;
         if describes_shapes {
             fact.value = tensor.to_i64_vec().map(|v| v.into_iter().map(Dim::Const).collect());
         }

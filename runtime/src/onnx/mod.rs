@@ -127,3 +127,10 @@ pub fn import(file: &[u8], data: &dyn ExternalData, options: &ImportOptions) -> 
     let model = proto::ModelProto::read(file).map_err(|e| LoadError::NotOnnx(e.to_string()))?;
     import::import_model(&model, data, options)
 }
+
+/// The names of a model's inputs, which say what kind of decoder a file is before it is read with [`ImportOptions`].
+pub fn input_names(file: &[u8]) -> Result<Vec<String>, LoadError> {
+    let model = proto::ModelProto::read(file).map_err(|e| LoadError::NotOnnx(e.to_string()))?;
+    let graph = model.graph.ok_or_else(|| LoadError::NotOnnx("it holds no graph".into()))?;
+    Ok(graph.inputs.iter().map(|i| i.name.to_owned()).collect())
+}

@@ -67,7 +67,7 @@ fn perm_of(graph: &Graph, value: ValueId) -> Option<(&[usize], ValueId)> {
 }
 
 /// The merged rows behind [batch, sequence, heads, size].
-fn merged(graph: &Graph, value: ValueId, heads: usize) -> Option<ValueId> {
+pub(super) fn merged(graph: &Graph, value: ValueId, heads: usize) -> Option<ValueId> {
     let (_, node) = graph.producer(value)?;
     let x = source(node)?;
     let (before, after) = (shape(graph, x)?, shape(graph, value)?);
@@ -80,7 +80,7 @@ fn merged(graph: &Graph, value: ValueId, heads: usize) -> Option<ValueId> {
 }
 
 /// Queries or values: [batch, heads, sequence, size], read in the layout they come from.
-fn rows(graph: &Graph, value: ValueId, heads: usize) -> (ValueId, HeadLayout) {
+pub(super) fn rows(graph: &Graph, value: ValueId, heads: usize) -> (ValueId, HeadLayout) {
     if let Some(([0, 2, 1, 3], split)) = perm_of(graph, value)
         && let Some(x) = merged(graph, split, heads)
     {

@@ -101,6 +101,11 @@ fn compute(graph: &mut Graph, id: NodeId, context: &Context) -> bool {
     true
 }
 
+fn starts_at_zero(graph: &Graph, slice: &crate::graph::Node) -> bool {
+    let starts = slice.inputs.get(1).copied().flatten().and_then(|s| graph.constant(s)).and_then(Tensor::to_i64_vec);
+    starts.is_some_and(|s| s.iter().all(|&x| x == 0))
+}
+
 /// Nodes that give back their input.
 fn bypass(graph: &mut Graph, id: NodeId) -> bool {
     let Some(node) = graph.node(id) else { return false };
@@ -118,7 +123,9 @@ fn bypass(graph: &mut Graph, id: NodeId) -> bool {
         Op::Reshape { .. } | Op::Squeeze { .. } | Op::Unsqueeze { .. } | Op::Flatten { .. } | Op::Expand => same_shape,
         Op::Transpose { perm: Some(perm) } => perm.iter().copied().eq(0..perm.len()),
         Op::Concat { .. } => node.inputs.len() == 1,
-        Op::Tile | Op::Pad { .. } | Op::Slice => same_shape && from.const_shape().is_some(),
+        Op::Tile | Op::Pad { .. } => same_shape && from.const_shape().is_some(),
+        // From the first element to as many as there are.
+        Op::Slice => same_shape && (from.const_shape().is_some() || starts_at_zero(graph, node)),
         Op::Binary(Binary::Mul | Binary::Div) => same_shape && neutral(1, 1.0),
         Op::Binary(Binary::Add | Binary::Sub) => same_shape && neutral(1, 0.0),
         _ => false,

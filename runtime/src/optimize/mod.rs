@@ -4,13 +4,19 @@
 //! is computed by a kernel that does the same arithmetic, at most in another order.
 
 mod attention;
+mod cache;
 mod convolution;
 mod epilogue;
 mod fold;
 mod integer;
 mod pattern;
 mod recognise;
+mod rotary;
+mod shapes;
+mod share;
 mod widen;
+
+pub use share::share_constants;
 
 use crate::cpu::Cpu;
 use crate::graph::{Graph, InferError, NodeId, infer_graph};
@@ -73,7 +79,10 @@ pub fn optimize(graph: &mut Graph) -> Result<RewriteReport, OptimizeError> {
         Box::new(fold::FoldConstants),
         Box::new(recognise::Recognise),
         Box::new(epilogue::FuseNormAffine),
+        Box::new(shapes::ReshapeByNumbers),
+        Box::new(rotary::FuseRotary),
         Box::new(attention::FuseAttention),
+        Box::new(cache::FuseCache),
         Box::new(convolution::FoldConvAffine),
         Box::new(epilogue::FuseEpilogue),
     ];

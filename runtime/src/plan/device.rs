@@ -18,7 +18,7 @@ pub(crate) use none::{Gpu, GpuTensor};
 #[cfg(not(feature = "gpu"))]
 mod none {
     use crate::error::KernelError;
-    use crate::graph::Op;
+    use crate::graph::{Attention, Op};
     use crate::plan::{Concrete, Placement};
     use crate::tensor::{DType, Tensor, TensorView};
 
@@ -45,9 +45,32 @@ mod none {
         pub(crate) fn record(&self, _: &Op, _: &[Option<&GpuTensor>], _: &[&GpuTensor]) -> Result<(), KernelError> {
             absent()
         }
+        pub(crate) fn record_growing(
+            &self,
+            _: &Attention,
+            _: &[Option<&GpuTensor>],
+            _: &GpuTensor,
+            _: &GpuTensor,
+            _: usize,
+            _: &GpuTensor,
+        ) -> Result<(), KernelError> {
+            absent()
+        }
+        pub(crate) fn record_move(&self, _: &GpuTensor, _: &GpuTensor, _: usize) -> Result<(), KernelError> {
+            absent()
+        }
     }
 
     impl GpuTensor {
+        pub(crate) fn dtype(&self) -> DType {
+            DType::F32
+        }
+        pub(crate) fn shape(&self) -> &[usize] {
+            &[]
+        }
+        pub(crate) fn is_shared(&self) -> bool {
+            false
+        }
         pub(crate) fn reshaped(&self, _: &[usize]) -> Result<GpuTensor, KernelError> {
             absent()
         }

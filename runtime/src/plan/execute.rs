@@ -3,12 +3,14 @@
 use std::collections::HashMap;
 use std::sync::Mutex;
 
+use super::cache::{Cache, Caches, Ports};
 use super::device::{Gpu, GpuTensor};
-use super::{Concrete, Place, Plan, Step, concrete, constant_view, kernel_error, run_on_cpu, tensor_of_fact};
+use super::{Concrete, Place, Plan, Step, concrete, kernel_error, run_on_cpu, tensor_of_fact};
 use crate::cpu::Cpu;
+use crate::cpu::attention::{self, Growing};
 use crate::error::{KernelError, RunError};
-use crate::graph::{Dim, Fact, Graph, Node, ValueId, infer};
-use crate::tensor::{BufferPool, Tensor, TensorView};
+use crate::graph::{Dim, Fact, Graph, Node, Op, ValueId, infer};
+use crate::tensor::{BufferPool, ConstantId, DType, Tensor, TensorView, TensorViewMut, element_count};
 
 /// What a run needs beside its inputs.
 pub(crate) struct Resources<'a> {
@@ -16,20 +18,29 @@ pub(crate) struct Resources<'a> {
     pub(crate) cpu: &'a Cpu,
     pub(crate) gpu: Option<&'a Gpu>,
     pub(crate) pool: &'a BufferPool,
-    /// Constants of the graph that were uploaded, kept for the session's life.
-    pub(crate) uploaded: &'a Mutex<HashMap<ValueId, GpuTensor>>,
+    /// Constants that were uploaded, kept for the session's life.
+    pub(crate) uploaded: &'a Uploaded,
 }
+
+/// Constants on the device, by the identity of their memory and by shape.
+pub(crate) type Uploaded = Mutex<HashMap<(ConstantId, Vec<usize>), GpuTensor>>;
 
 /// Where a value lies; both, once it was copied.
 #[derive(Clone, Default)]
-struct Held {
-    host: Option<Tensor>,
-    device: Option<GpuTensor>,
+pub(crate) struct Held {
+    pub(crate) host: Option<Tensor>,
+    pub(crate) device: Option<GpuTensor>,
 }
 
 impl Held {
-    fn host(tensor: Tensor) -> Self {
+    pub(crate) fn host(tensor: Tensor) -> Self {
         Held { host: Some(tensor), device: None }
+    }
+
+    /// Type and shape, if there is a tensor.
+    pub(crate) fn concrete(&self) -> Option<Concrete> {
+        let host = self.host.as_ref().map(|t| (t.dtype(), t.shape().to_vec()));
+        host.or(self.device.as_ref().map(|t| (t.dtype(), t.shape().to_vec())))
     }
 }
 
@@ -37,31 +48,44 @@ struct Run<'a> {
     r: &'a Resources<'a>,
     plan: &'a Plan,
     values: Vec<Held>,
+    /// The caches that grow in place, and where the graph reads them.
+    caches: Option<(&'a Ports, &'a mut Caches)>,
 }
 
 /// Runs `plan` on `inputs` and returns the outputs that `wanted` lists, by position in [`Graph::outputs`].
+///
+/// With `caches`, the graph's inputs that are caches come from there and its outputs that are caches go there. After an
+/// error the caches are as they were.
 pub(crate) async fn execute(
     resources: &Resources<'_>,
     plan: &Plan,
-    inputs: HashMap<ValueId, Tensor>,
+    inputs: HashMap<ValueId, Held>,
     wanted: &[usize],
+    caches: Option<(&Ports, &mut Caches)>,
 ) -> Result<Vec<Tensor>, RunError> {
-    let mut run = Run { r: resources, plan, values: vec![Held::default(); resources.graph.value_count()] };
-    for (id, tensor) in inputs {
-        run.values[id.0 as usize] = Held::host(tensor);
+    let values = vec![Held::default(); resources.graph.value_count()];
+    let mut run = Run { r: resources, plan, values, caches };
+    for (id, held) in inputs {
+        run.values[id.0 as usize] = held;
     }
+    run.read_caches().await?;
     for step in &plan.steps {
         let Some(node) = resources.graph.node(step.node) else { continue };
-        match step.place {
-            Place::Alias => run.alias(node, step)?,
-            Place::Gpu => run.on_gpu(node, step)?,
-            Place::Cpu => run.on_cpu(node, step).await?,
+        let grows = run.caches.as_ref().and_then(|(ports, _)| ports.growing.get(&step.node).copied());
+        match (step.place, grows) {
+            (Place::Alias, _) => run.alias(node, step)?,
+            (Place::Gpu, Some(slots)) => run.grow_on_gpu(node, step, slots)?,
+            (Place::Cpu, Some(slots)) => run.grow_on_cpu(node, step, slots).await?,
+            (Place::Gpu, None) => run.on_gpu(node, step)?,
+            (Place::Cpu, None) => run.on_cpu(node, step).await?,
         }
         for id in &step.release {
             run.values[id.0 as usize] = Held::default();
         }
     }
-    run.outputs(wanted).await
+    let outputs = run.outputs(wanted).await?;
+    run.keep_caches()?;
+    Ok(outputs)
 }
 
 impl Run<'_> {
@@ -86,11 +110,12 @@ impl Run<'_> {
     fn on_device(&mut self, gpu: &Gpu, id: ValueId) -> Result<GpuTensor, KernelError> {
         if let Some(constant) = self.r.graph.constant(id) {
             let mut uploaded = self.r.uploaded.lock().unwrap_or_else(|e| e.into_inner());
-            if let Some(tensor) = uploaded.get(&id) {
+            let key = (constant.constant_id(), constant.shape().to_vec());
+            if let Some(tensor) = uploaded.get(&key) {
                 return Ok(tensor.clone());
             }
-            let tensor = gpu.upload(constant_view(id, constant))?;
-            uploaded.insert(id, tensor.clone());
+            let tensor = gpu.upload(constant.constant_view())?;
+            uploaded.insert(key, tensor.clone());
             return Ok(tensor);
         }
         if let Some(tensor) = &self.values[id.0 as usize].device {
@@ -105,14 +130,35 @@ impl Run<'_> {
         Ok(tensor)
     }
 
-    async fn on_cpu(&mut self, node: &Node, step: &Step) -> Result<(), RunError> {
-        let mut tensors = Vec::with_capacity(node.inputs.len());
-        for input in &node.inputs {
+    async fn inputs_on_host(
+        &mut self,
+        node: &Node,
+        inputs: &[Option<ValueId>],
+    ) -> Result<Vec<Option<(ValueId, Tensor)>>, RunError> {
+        let mut tensors = Vec::with_capacity(inputs.len());
+        for input in inputs {
             tensors.push(match input {
                 Some(id) => Some((*id, self.on_host(*id).await.map_err(|e| kernel_error(node, e))?)),
                 None => None,
             });
         }
+        Ok(tensors)
+    }
+
+    fn inputs_on_device(
+        &mut self,
+        gpu: &Gpu,
+        node: &Node,
+        inputs: &[Option<ValueId>],
+    ) -> Result<Vec<Option<GpuTensor>>, RunError> {
+        inputs
+            .iter()
+            .map(|input| input.map(|id| self.on_device(gpu, id).map_err(|e| kernel_error(node, e))).transpose())
+            .collect()
+    }
+
+    async fn on_cpu(&mut self, node: &Node, step: &Step) -> Result<(), RunError> {
+        let tensors = self.inputs_on_host(node, &node.inputs).await?;
         let late;
         let outputs = match &step.outputs {
             Some(outputs) => outputs,
@@ -122,13 +168,7 @@ impl Run<'_> {
                 &late
             }
         };
-        let graph = self.r.graph;
-        let views: Vec<Option<TensorView<'_>>> = tensors
-            .iter()
-            .map(|t| {
-                t.as_ref().map(|(id, t)| if graph.constant(*id).is_some() { constant_view(*id, t) } else { t.view() })
-            })
-            .collect();
+        let views = views(self.r.graph, &tensors);
         let results =
             run_on_cpu(self.r.cpu, self.r.pool, &node.op, &views, outputs).map_err(|e| kernel_error(node, e))?;
         for (output, tensor) in node.outputs.iter().zip(results) {
@@ -144,13 +184,7 @@ impl Run<'_> {
         let (Some(gpu), Some(outputs)) = (self.r.gpu, &step.outputs) else {
             return Err(fail(KernelError::Invalid("was planned for a GPU that is not there".into())));
         };
-        let mut inputs = Vec::with_capacity(node.inputs.len());
-        for input in &node.inputs {
-            inputs.push(match input {
-                Some(id) => Some(self.on_device(gpu, *id).map_err(fail)?),
-                None => None,
-            });
-        }
+        let inputs = self.inputs_on_device(gpu, node, &node.inputs)?;
         let results = outputs
             .iter()
             .map(|(dtype, shape)| gpu.alloc(*dtype, shape))
@@ -163,6 +197,112 @@ impl Run<'_> {
             if let Some(output) = output {
                 self.values[output.0 as usize] = Held { host: None, device: Some(tensor) };
             }
+        }
+        Ok(())
+    }
+
+    /// Hands the caches that do not grow in place to the graph as ordinary inputs.
+    async fn read_caches(&mut self) -> Result<(), RunError> {
+        let Some((ports, caches)) = &mut self.caches else { return Ok(()) };
+        for (slot, past) in ports.past.iter().enumerate() {
+            let Some(past) = past.filter(|_| !ports.grows(slot)) else { continue };
+            let cache = &caches.slots[slot];
+            let held = if cache.is_new() {
+                // Nothing is filled: a tensor without elements, as planned.
+                let Some((dtype, shape)) = self.plan.inputs.get(&past) else { continue };
+                Tensor::from_bytes(*dtype, shape, &[]).map(Held::host).map_err(KernelError::from)
+            } else {
+                cache.contiguous(self.r.gpu, &mut caches.copied).await
+            };
+            let name = || self.r.graph.value(past).name.to_string();
+            self.values[past.0 as usize] =
+                held.map_err(|source| RunError::Kernel { node: name(), op: "cache", source })?;
+        }
+        Ok(())
+    }
+
+    /// Takes the new caches: rows that were written in place count from now on, other caches come from outputs.
+    fn keep_caches(&mut self) -> Result<(), RunError> {
+        let Some((ports, caches)) = &mut self.caches else { return Ok(()) };
+        for step in &self.plan.steps {
+            if let (Some([k, v]), Some(outputs)) = (ports.growing.get(&step.node), &step.outputs) {
+                caches.slots[*k].rows = outputs[1].1[2];
+                caches.slots[*v].rows = outputs[2].1[2];
+            }
+        }
+        for (slot, present) in ports.present.iter().enumerate() {
+            let Some(present) = present.filter(|_| !ports.grows(slot)) else { continue };
+            let held = match self.plan.known.get(&present).or(self.r.graph.constant(present)) {
+                Some(tensor) => Held::host(tensor.clone()),
+                None => self.values[present.0 as usize].clone(),
+            };
+            let Some((dtype, shape)) = held.concrete() else { continue };
+            let cache = Cache::of(held, dtype, &shape);
+            if ports.past[slot].is_some() {
+                caches.copied += cache.bytes() as u64;
+            }
+            caches.slots[slot] = cache;
+        }
+        Ok(())
+    }
+
+    /// An attention whose caches grow in place, on the CPU.
+    async fn grow_on_cpu(&mut self, node: &Node, step: &Step, [k, v]: [usize; 2]) -> Result<(), RunError> {
+        let fail = |e| kernel_error(node, e);
+        let tensors = self.inputs_on_host(node, &node.inputs[..5]).await?;
+        let (Op::Attention(op), Some(outputs), Some((_, caches))) = (&node.op, &step.outputs, &mut self.caches) else {
+            return Err(fail(KernelError::Invalid("is no attention with a cache".into())));
+        };
+        let (mut keys, mut values) = (std::mem::take(&mut caches.slots[k]), std::mem::take(&mut caches.slots[v]));
+        let (past, reserve, mut copied) = (keys.rows, caches.reserve, 0);
+        let result = async {
+            let [(_, y_shape), (_, k_shape), (_, v_shape), ..] = outputs.as_slice() else {
+                return Err(KernelError::Invalid("its caches are not planned".into()));
+            };
+            let room_k = keys.host_room(self.r.gpu, k_shape, reserve, &mut copied).await?;
+            let room_v = values.host_room(self.r.gpu, v_shape, reserve, &mut copied).await?;
+            let planes = k_shape[0] * k_shape[1];
+            let growing = Growing {
+                capacity: room_k.len() / size_of::<f32>() / (planes * k_shape[3]).max(1),
+                keys: bytemuck::cast_slice_mut(room_k),
+                values: bytemuck::cast_slice_mut(room_v),
+                past,
+            };
+            let mut buffer = self.r.pool.take(element_count(y_shape)? * size_of::<f32>());
+            let mut y = TensorViewMut { dtype: DType::F32, shape: y_shape, bytes: buffer.as_mut_slice() };
+            let views = views(self.r.graph, &tensors);
+            attention::run_growing(self.r.cpu, op, &views, growing, &mut y)?;
+            Ok(Tensor::from_buffer(DType::F32, y_shape, buffer)?)
+        }
+        .await;
+        (caches.slots[k], caches.slots[v]) = (keys, values);
+        caches.copied += copied;
+        let y = result.map_err(fail)?;
+        if let Some(Some(output)) = node.outputs.first() {
+            self.values[output.0 as usize] = Held::host(y);
+        }
+        Ok(())
+    }
+
+    /// An attention whose caches grow in place, on the GPU.
+    fn grow_on_gpu(&mut self, node: &Node, step: &Step, [k, v]: [usize; 2]) -> Result<(), RunError> {
+        let fail = |e| kernel_error(node, e);
+        let absent = || fail(KernelError::Invalid("is no attention with a cache on a GPU".into()));
+        let gpu = self.r.gpu.ok_or_else(absent)?;
+        let inputs = self.inputs_on_device(gpu, node, &node.inputs[..5])?;
+        let (Op::Attention(op), Some(outputs), Some((_, caches))) = (&node.op, &step.outputs, &mut self.caches) else {
+            return Err(absent());
+        };
+        let [(_, y_shape), (_, k_shape), (_, v_shape), ..] = outputs.as_slice() else { return Err(absent()) };
+        let (past, reserve, mut copied) = (caches.slots[k].rows, caches.reserve, 0);
+        let keys = caches.slots[k].device_room(gpu, k_shape, reserve, &mut copied).map_err(fail)?;
+        let values = caches.slots[v].device_room(gpu, v_shape, reserve, &mut copied).map_err(fail)?;
+        caches.copied += copied;
+        let y = gpu.alloc(DType::F32, y_shape).map_err(fail)?;
+        let inputs: Vec<Option<&GpuTensor>> = inputs.iter().map(Option::as_ref).collect();
+        gpu.record_growing(op, &inputs, &keys, &values, past, &y).map_err(fail)?;
+        if let Some(Some(output)) = node.outputs.first() {
+            self.values[output.0 as usize] = Held { host: None, device: Some(y) };
         }
         Ok(())
     }
@@ -210,6 +350,14 @@ impl Run<'_> {
         }
         Ok(results)
     }
+}
+
+/// Views for a kernel: constants carry their identity.
+fn views<'t>(graph: &Graph, tensors: &'t [Option<(ValueId, Tensor)>]) -> Vec<Option<TensorView<'t>>> {
+    let view = |(id, t): &'t (ValueId, Tensor)| -> TensorView<'t> {
+        if graph.constant(*id).is_some() { t.constant_view() } else { t.view() }
+    };
+    tensors.iter().map(|t| t.as_ref().map(view)).collect()
 }
 
 /// Shapes that could not be planned, now that the inputs are there.

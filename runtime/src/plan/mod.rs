@@ -4,6 +4,7 @@
 //! sizes alone become constants of the plan. What is left gets a place (CPU or GPU), its output shapes, and the list of
 //! values nobody needs behind it, whose memory the next steps reuse.
 
+mod cache;
 mod device;
 mod execute;
 
@@ -12,10 +13,11 @@ use std::collections::HashMap;
 use crate::cpu::Cpu;
 use crate::error::{KernelError, RunError};
 use crate::graph::{Dim, Fact, Graph, Node, NodeId, Op, ValueId, infer};
-use crate::tensor::{BufferPool, ConstantId, DType, Tensor, TensorView, TensorViewMut, element_count};
+use crate::tensor::{BufferPool, DType, Tensor, TensorView, TensorViewMut, element_count};
 
-pub(crate) use device::{Gpu, GpuTensor};
-pub(crate) use execute::{Resources, execute};
+pub(crate) use cache::{Caches, Ports};
+pub(crate) use device::Gpu;
+pub(crate) use execute::{Held, Resources, Uploaded, execute};
 
 /// Where a step runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -49,6 +51,8 @@ pub struct Step {
 pub struct Plan {
     /// In order.
     pub steps: Vec<Step>,
+    /// The inputs it was made for.
+    pub inputs: HashMap<ValueId, Concrete>,
     /// Values that were known when planning and that a step or an output reads.
     pub known: HashMap<ValueId, Tensor>,
     /// The most bytes that values between steps need at once, by the plan's own count.
@@ -96,11 +100,6 @@ pub(crate) fn run_on_cpu(
 /// Types and shapes, if all sizes are known.
 pub(crate) fn concrete(facts: &[Fact]) -> Option<Vec<Concrete>> {
     facts.iter().map(|f| Some((f.dtype, f.const_shape()?))).collect()
-}
-
-/// A view of a constant of the graph, under its identity.
-pub(crate) fn constant_view(id: ValueId, tensor: &Tensor) -> TensorView<'_> {
-    TensorView { constant: Some(ConstantId(id.0)), ..tensor.view() }
 }
 
 struct Planner<'a> {
@@ -264,7 +263,7 @@ impl Plan {
             }
             steps.push(Step { node: id, place, outputs, release: Vec::new() });
         }
-        planner.finish(steps)
+        Ok(Plan { inputs: inputs.clone(), ..planner.finish(steps)? })
     }
 }
 
@@ -335,6 +334,6 @@ impl Planner<'_> {
                 }
             }
         }
-        Ok(Plan { steps, known, peak_bytes: peak })
+        Ok(Plan { steps, inputs: HashMap::new(), known, peak_bytes: peak })
     }
 }

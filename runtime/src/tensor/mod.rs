@@ -3,7 +3,8 @@
 mod buffer;
 mod dtype;
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 
 pub use buffer::{ALIGNMENT, AlignedBytes, BufferPool};
 pub use dtype::{Bool, DType, Element};
@@ -53,7 +54,19 @@ pub fn element_count(shape: &[usize]) -> Result<usize, TensorError> {
 pub struct Tensor {
     dtype: DType,
     shape: Vec<usize>,
-    data: Arc<AlignedBytes>,
+    data: Arc<Data>,
+}
+
+/// The memory that clones of a tensor share, and the name it goes by once a kernel keeps something made of it.
+struct Data {
+    bytes: AlignedBytes,
+    id: OnceLock<ConstantId>,
+}
+
+impl Data {
+    fn new(bytes: AlignedBytes) -> Arc<Self> {
+        Arc::new(Data { bytes, id: OnceLock::new() })
+    }
 }
 
 impl Tensor {
@@ -70,7 +83,7 @@ impl Tensor {
         }
         let mut data = AlignedBytes::zeroed(expected);
         data.as_mut_slice().copy_from_slice(bytes);
-        Ok(Tensor { dtype, shape: shape.to_vec(), data: Arc::new(data) })
+        Ok(Tensor { dtype, shape: shape.to_vec(), data: Data::new(data) })
     }
 
     /// A tensor that takes over `data`.
@@ -79,7 +92,7 @@ impl Tensor {
         if data.len() != expected {
             return Err(TensorError::Length { shape: shape.to_vec(), dtype, expected, got: data.len() });
         }
-        Ok(Tensor { dtype, shape: shape.to_vec(), data: Arc::new(data) })
+        Ok(Tensor { dtype, shape: shape.to_vec(), data: Data::new(data) })
     }
 
     /// A tensor with one element and no dimension.
@@ -114,7 +127,12 @@ impl Tensor {
 
     /// The elements as bytes.
     pub fn bytes(&self) -> &[u8] {
-        self.data.as_slice()
+        self.data.bytes.as_slice()
+    }
+
+    /// The elements as bytes, to change, unless a clone shares them.
+    pub(crate) fn bytes_mut(&mut self) -> Option<&mut [u8]> {
+        Arc::get_mut(&mut self.data).filter(|d| d.id.get().is_none()).map(|d| d.bytes.as_mut_slice())
     }
 
     /// The elements, if they are of type `T`.
@@ -125,8 +143,8 @@ impl Tensor {
     /// The same elements under another shape with as many elements.
     pub fn reshaped(&self, shape: &[usize]) -> Result<Self, TensorError> {
         let expected = element_count(shape)? * self.dtype.size();
-        if expected != self.data.len() {
-            let got = self.data.len();
+        if expected != self.data.bytes.len() {
+            let got = self.data.bytes.len();
             return Err(TensorError::Length { shape: shape.to_vec(), dtype: self.dtype, expected, got });
         }
         Ok(Tensor { dtype: self.dtype, shape: shape.to_vec(), data: self.data.clone() })
@@ -134,7 +152,18 @@ impl Tensor {
 
     /// A view for kernels. It carries no constant's identity.
     pub fn view(&self) -> TensorView<'_> {
-        TensorView { dtype: self.dtype, shape: &self.shape, bytes: self.data.as_slice(), constant: None }
+        TensorView { dtype: self.dtype, shape: &self.shape, bytes: self.data.bytes.as_slice(), constant: None }
+    }
+
+    /// A view of a constant: kernels may keep what they make of it, under the identity of its memory.
+    pub(crate) fn constant_view(&self) -> TensorView<'_> {
+        TensorView { constant: Some(self.constant_id()), ..self.view() }
+    }
+
+    /// The identity of this tensor's memory, unlike that of any other memory there was or will be.
+    pub(crate) fn constant_id(&self) -> ConstantId {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        *self.data.id.get_or_init(|| ConstantId(NEXT.fetch_add(1, Ordering::Relaxed)))
     }
 
     /// The integers of an `i64`, `i32`, `u8`, `i8` or `bool` tensor, widened; `None` for floats.
@@ -167,7 +196,7 @@ impl std::fmt::Debug for Tensor {
     }
 }
 
-/// The identity of a constant within one session: kernels keep packed forms of weights under it.
+/// The identity of a constant: kernels keep packed forms of weights under it, whichever session reads them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConstantId(pub u32);
 

@@ -6,9 +6,9 @@ pub(crate) mod core;
 pub(crate) mod grouped;
 pub(crate) mod rotary;
 
-use self::core::{Bias, Heads, Job, append};
-use crate::cpu::Cpu;
+use self::core::{Bias, Heads, Job, append, copy_rows};
 use crate::cpu::args::{input, invalid, optional, output};
+use crate::cpu::{Cpu, parallel};
 use crate::error::KernelError;
 use crate::graph::{Attention, HeadLayout};
 use crate::tensor::{DType, TensorView, TensorViewMut};
@@ -22,32 +22,17 @@ pub(crate) fn run(
     inputs: &[Option<TensorView<'_>>],
     outputs: &mut [TensorViewMut<'_>],
 ) -> Result<(), KernelError> {
-    let &Attention { heads, kv_heads, .. } = attention;
-    if heads == 0 || kv_heads == 0 || heads % kv_heads != 0 {
-        return Err(invalid(OP, format_args!("{kv_heads} key heads for {heads} query heads")));
-    }
-    let q = operand(input(OP, inputs, 0)?, attention.q_layout, heads)?;
-    let mut k = operand(input(OP, inputs, 1)?, attention.k_layout, kv_heads)?;
-    let mut v = operand(input(OP, inputs, 2)?, attention.v_layout, kv_heads)?;
+    let [q, mut k, mut v] = operands(attention, inputs)?;
+    let kv_heads = attention.kv_heads;
     let (batch, size, v_size) = (q.batch, q.size, v.size);
-    if k.batch != batch || v.batch != batch || k.size != size || v.rows != k.rows {
-        let (a, b, c) = (q.dims(), k.dims(), v.dims());
-        return Err(invalid(OP, format_args!("q {a:?}, k {b:?} and v {c:?} ([batch, rows, size]) do not fit")));
-    }
     let past_k = cache(inputs, 5, batch, kv_heads, size)?;
     let past_v = cache(inputs, 6, batch, kv_heads, v_size)?;
     let past = past_k.map_or(0, |(_, rows)| rows);
     if past != past_v.map_or(0, |(_, rows)| rows) {
         return Err(invalid(OP, "the caches of keys and values differ in length"));
     }
-    let (queries, keys) = (q.rows, past + k.rows);
-    let bias = match optional(inputs, 3)? {
-        None => None,
-        Some(bias) => Some(Bias::new(OP, bias, [batch, heads, queries, keys])?),
-    };
-    output(OP, outputs, 0, DType::F32, &[batch, queries, heads, v_size])?;
+    let keys = past + k.rows;
     let [y, present @ ..] = outputs else { return Err(invalid(OP, "no output")) };
-    let y = y.as_mut_slice::<f32>()?;
 
     // The caches are appended first, and then read as keys and values.
     let (mut room_k, mut room_v);
@@ -71,7 +56,82 @@ pub(crate) fn run(
         k = Heads::new(present_k, HeadLayout::Split, batch, kv_heads, keys, size);
         v = Heads::new(present_v, HeadLayout::Split, batch, kv_heads, keys, v_size);
     }
+    attend(cpu, attention, inputs, [q, k, v], y)
+}
 
+/// A cache that grows in place: keys and values [batch, heads, capacity, size], of which `past` rows are filled.
+pub(crate) struct Growing<'a> {
+    pub(crate) keys: &'a mut [f32],
+    pub(crate) values: &'a mut [f32],
+    /// Rows there is room for.
+    pub(crate) capacity: usize,
+    /// Rows that are filled.
+    pub(crate) past: usize,
+}
+
+/// Like [`run`] with a cache that only the new rows are written to. Inputs 5 and 6 are not read.
+pub(crate) fn run_growing(
+    cpu: &Cpu,
+    attention: &Attention,
+    inputs: &[Option<TensorView<'_>>],
+    cache: Growing<'_>,
+    y: &mut TensorViewMut<'_>,
+) -> Result<(), KernelError> {
+    let [q, k, v] = operands(attention, inputs)?;
+    let (past, capacity, rows) = (cache.past, cache.capacity, k.rows);
+    let planes = q.batch * attention.kv_heads;
+    let fits = |room: &[f32], size: usize| room.len() == planes * capacity * size;
+    if past + rows > capacity || !fits(cache.keys, k.size) || !fits(cache.values, v.size) {
+        let room = cache.keys.len();
+        return Err(invalid(OP, format_args!("a cache of {room} for {past} + {rows} of {capacity} rows")));
+    }
+    let k = grown(cpu, cache.keys, &k, attention.kv_heads, past, capacity);
+    let v = grown(cpu, cache.values, &v, attention.kv_heads, past, capacity);
+    attend(cpu, attention, inputs, [q, k, v], y)
+}
+
+/// Writes the new rows behind the `past` ones of `room`, and returns all.
+fn grown<'a>(cpu: &Cpu, room: &'a mut [f32], new: &Heads<'_>, heads: usize, past: usize, capacity: usize) -> Heads<'a> {
+    let (size, rows) = (new.size, new.rows);
+    parallel::for_each_chunk(cpu.threads(), room, (capacity * size).max(1), |i, plane| {
+        copy_rows(new, i / heads, i % heads, &mut plane[past * size..][..rows * size]);
+    });
+    let plane = capacity * size;
+    Heads { data: room, batch: new.batch, rows: past + rows, size, strides: [heads * plane, plane, size, 1] }
+}
+
+/// Queries, new keys and new values, checked against each other.
+fn operands<'a>(attention: &Attention, inputs: &[Option<TensorView<'a>>]) -> Result<[Heads<'a>; 3], KernelError> {
+    let &Attention { heads, kv_heads, .. } = attention;
+    if heads == 0 || kv_heads == 0 || heads % kv_heads != 0 {
+        return Err(invalid(OP, format_args!("{kv_heads} key heads for {heads} query heads")));
+    }
+    let q = operand(input(OP, inputs, 0)?, attention.q_layout, heads)?;
+    let k = operand(input(OP, inputs, 1)?, attention.k_layout, kv_heads)?;
+    let v = operand(input(OP, inputs, 2)?, attention.v_layout, kv_heads)?;
+    if k.batch != q.batch || v.batch != q.batch || k.size != q.size || v.rows != k.rows {
+        let (a, b, c) = (q.dims(), k.dims(), v.dims());
+        return Err(invalid(OP, format_args!("q {a:?}, k {b:?} and v {c:?} ([batch, rows, size]) do not fit")));
+    }
+    Ok([q, k, v])
+}
+
+/// The computation, once all keys and values lie together.
+fn attend(
+    cpu: &Cpu,
+    attention: &Attention,
+    inputs: &[Option<TensorView<'_>>],
+    [q, k, v]: [Heads<'_>; 3],
+    y: &mut TensorViewMut<'_>,
+) -> Result<(), KernelError> {
+    let &Attention { heads, kv_heads, .. } = attention;
+    let (batch, queries, keys, size) = (q.batch, q.rows, k.rows, q.size);
+    let bias = match optional(inputs, 3)? {
+        None => None,
+        Some(bias) => Some(Bias::new(OP, bias, [batch, heads, queries, keys])?),
+    };
+    output(OP, std::slice::from_mut(y), 0, DType::F32, &[batch, queries, heads, v.size])?;
+    let y = y.as_mut_slice::<f32>()?;
     let lengths = match key_lengths(inputs, batch)? {
         Some(lengths) => lengths,
         None => vec![keys; batch],
@@ -309,6 +369,63 @@ mod tests {
                 assert_eq!(values::<f32>(&got[2]), all_v);
             }
         }
+    }
+
+    /// Three calls on one growing cache equal calls that are given the past, and write nothing but their rows.
+    #[test]
+    fn a_growing_cache_equals_a_given_past() {
+        let cpu = Cpu::new(2);
+        let mut rng = Rng(34);
+        let (b, heads, kv_heads, size, v_size, capacity) = (2, 4, 2, 8, 5, 9);
+        let op = Attention {
+            heads,
+            kv_heads,
+            scale: None,
+            causal: true,
+            q_layout: HeadLayout::Merged,
+            k_layout: HeadLayout::Merged,
+            v_layout: HeadLayout::Split,
+            merged_output: true,
+            zero_masked_rows: false,
+        };
+        let mut room_k = vec![7f32; b * kv_heads * capacity * size];
+        let mut room_v = vec![7f32; b * kv_heads * capacity * v_size];
+        let (mut past_k, mut past_v) = (Vec::<f32>::new(), Vec::<f32>::new());
+        let mut past = 0;
+        for rows in [3, 1, 4] {
+            let q = rng.tensor(&[b, rows, heads * size]);
+            let (k, v) = (rng.tensor(&[b, rows, kv_heads * size]), rng.tensor(&[b, kv_heads, rows, v_size]));
+            let pk = Tensor::from_slice(&[b, kv_heads, past, size], &past_k).unwrap();
+            let pv = Tensor::from_slice(&[b, kv_heads, past, v_size], &past_v).unwrap();
+            let total = past + rows;
+            let outputs: [(DType, &[usize]); 3] = [
+                (DType::F32, &[b, rows, heads * v_size]),
+                (DType::F32, &[b, kv_heads, total, size]),
+                (DType::F32, &[b, kv_heads, total, v_size]),
+            ];
+            let inputs = [Some(&q), Some(&k), Some(&v), None, None, Some(&pk), Some(&pv)];
+            let want = run_kernel(&inputs, &outputs, |i, o| run(&cpu, &op, i, o)).unwrap();
+            let growing = Growing { keys: &mut room_k, values: &mut room_v, capacity, past };
+            let mut growing = Some(growing);
+            let got = run_kernel(&inputs[..3], &outputs[..1], |i, o| {
+                run_growing(&cpu, &op, i, growing.take().unwrap(), &mut o[0])
+            })
+            .unwrap();
+            assert_eq!(values::<f32>(&got[0]), values::<f32>(&want[0]));
+            (past_k, past_v, past) = (values(&want[1]), values(&want[2]), total);
+            for plane in 0..b * kv_heads {
+                let (filled, free) = room_k[plane * capacity * size..][..capacity * size].split_at(total * size);
+                assert_eq!(filled, &past_k[plane * total * size..][..total * size]);
+                assert!(free.iter().all(|x| *x == 7.0), "rows behind the new ones are not touched");
+            }
+        }
+        let q = rng.tensor(&[b, 2, heads * size]);
+        let (k, v) = (rng.tensor(&[b, 2, kv_heads * size]), rng.tensor(&[b, kv_heads, 2, v_size]));
+        let mut growing = Some(Growing { keys: &mut room_k, values: &mut room_v, capacity, past });
+        let full = run_kernel(&[Some(&q), Some(&k), Some(&v)], &[(DType::F32, &[b, 2, heads * v_size])], |i, o| {
+            run_growing(&cpu, &op, i, growing.take().unwrap(), &mut o[0])
+        });
+        assert!(full.is_err(), "one row of room for two");
     }
 
     #[test]

@@ -249,6 +249,31 @@ impl Gpu {
         record(op, &Ctx { gpu: self, name: op.name(), inputs, outputs, collect: None })
     }
 
+    /// Records an attention whose caches of keys and values [batch, heads, capacity, size] grow in place: they hold `past`
+    /// rows, and get the new ones.
+    pub(crate) fn record_growing(
+        &self,
+        op: &crate::graph::Attention,
+        inputs: &[Option<&GpuTensor>],
+        keys: &GpuTensor,
+        values: &GpuTensor,
+        past: usize,
+        y: &GpuTensor,
+    ) -> Result<(), KernelError> {
+        let ctx = Ctx { gpu: self, name: "Attention", inputs, outputs: &[y], collect: None };
+        attention::record_growing(op, &ctx, keys, values, past)
+    }
+
+    /// Records the copy of the first `rows` rows of each head of a cache into a larger one.
+    pub(crate) fn record_move(&self, from: &GpuTensor, to: &GpuTensor, rows: usize) -> Result<(), KernelError> {
+        attention::record_move(
+            &Ctx { gpu: self, name: "Attention", inputs: &[], outputs: &[], collect: None },
+            from,
+            to,
+            rows,
+        )
+    }
+
     /// The pipelines that [`Gpu::record`] would use, for [`Gpu::warm_up`]. Operators whose kernel depends on values
     /// (bounds of a slice) give none and compile when first run.
     pub fn pipeline_keys(

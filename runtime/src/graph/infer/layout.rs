@@ -336,6 +336,10 @@ fn sliced(size: &Dim, start: &Dim, end: &Dim, step: i64) -> Option<Dim> {
         Some(n) if n < 0 => size.add(d).at_least(&Dim::Const(0)),
         _ => d.clone(),
     };
-    let (start, end) = (from_end(start), from_end(end).at_most(size));
+    let (start, end) = (from_end(start), from_end(end));
+    // A window of a constant table, such as the rows of a causal mask that belong to the new tokens, is as long as it
+    // says: a model whose window leaves its table cannot run at all.
+    let window = size.as_const().is_some() && start.as_const().is_none() && end.as_const().is_none();
+    let end = if window { end } else { end.at_most(size) };
     Some(if start == Dim::Const(0) { end } else { end.sub(&start) })
 }

@@ -9,6 +9,7 @@ mod layout;
 mod math;
 mod neural;
 mod quantized;
+mod roles;
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -127,6 +128,7 @@ impl<'a> Importer<'a> {
     }
 
     fn declare_inputs(&mut self, graph: &'a GraphProto<'a>, options: &ImportOptions) -> Result<(), LoadError> {
+        let decoder = roles::is_decoder(graph.inputs.iter().map(|i| i.name));
         for input in &graph.inputs {
             // Old exporters list weights among the inputs.
             if graph.initializers.iter().any(|t| t.name == input.name) {
@@ -139,12 +141,14 @@ impl<'a> Importer<'a> {
                 let dtype = dtype_of(input.elem_type)
                     .ok_or_else(|| bad(format!("input element type {} is not supported", input.elem_type)))?;
                 let shape = input.shape.as_ref().ok_or_else(|| bad("the rank of this input is not declared".into()))?;
-                let dim = |(i, d): (usize, &DimProto<'_>)| match d {
-                    DimProto::Value(n) if *n >= 0 => Dim::Const(*n),
+                let role = |axis| if decoder { roles::dim(input.name, axis, shape.len()) } else { None };
+                let dim = |(i, d): (usize, &DimProto<'_>)| match (d, role(i)) {
+                    (DimProto::Value(n), _) if *n >= 0 => Dim::Const(*n),
+                    (_, Some(size)) => size,
                     // Exporters give sizes that differ one name (the mask's length and that of the new tokens, say);
                     // only the batch is trusted to be one.
-                    DimProto::Param(name) if !name.is_empty() && i == 0 => Dim::symbol(name),
-                    DimProto::Param(name) if !name.is_empty() => Dim::symbol(&format!("{}.{name}", input.name)),
+                    (DimProto::Param(name), _) if !name.is_empty() && i == 0 => Dim::symbol(name),
+                    (DimProto::Param(name), _) if !name.is_empty() => Dim::symbol(&format!("{}.{name}", input.name)),
                     _ => Dim::symbol(&format!("{}.{i}", input.name)),
                 };
                 let shape = shape.iter().enumerate().map(dim).collect();

@@ -1,7 +1,8 @@
 //! Scaled dot-product attention.
 //!
-//! One kernel reads queries, keys and values through strides, so every layout is served in place; a cache is first joined
-//! with the new keys and values, into the present outputs or into scratch memory.
+//! One kernel reads queries, keys and values through strides, so every layout is served in place. A cache that grows in
+//! place first gets the new rows; one that is given is first copied, with the new rows behind it, into the present
+//! outputs or into scratch memory.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -17,8 +18,7 @@ use crate::graph::{Attention, HeadLayout, Op};
 use crate::tensor::DType;
 
 static FLASH: Shader = Shader { name: "attention_flash", inputs: 5, outputs: 1, text: include_str!("flash.wgsl") };
-static PRESENT: Shader =
-    Shader { name: "attention_present", inputs: 2, outputs: 1, text: include_str!("present.wgsl") };
+static APPEND: Shader = Shader { name: "attention_append", inputs: 1, outputs: 1, text: include_str!("append.wgsl") };
 static PARAMS: Snippet = Snippet { name: "attention_params", text: include_str!("params.wgsl") };
 
 /// Elements of a head that an invocation group can hold.
@@ -51,17 +51,18 @@ const BIAS: u32 = 1;
 const LENGTHS: u32 = 2;
 const CAUSAL: u32 = 4;
 
-/// `Params` of `present.wgsl`.
+/// `Params` of `append.wgsl`.
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
-struct PresentParams {
+struct AppendParams {
     elements: u32,
     heads: u32,
-    past: u32,
-    total: u32,
-    strides: [u32; 4],
     head_size: u32,
-    unused: [u32; 3],
+    rows: u32,
+    first: u32,
+    capacity: u32,
+    unused: [u32; 2],
+    strides: [u32; 4],
 }
 
 /// Sizes of one operand, and its strides in the order batch, head, position, element.
@@ -177,7 +178,7 @@ pub(crate) fn supports(op: &Op, facts: &Facts<'_>) -> bool {
 
 pub(crate) fn record(op: &Op, ctx: &Ctx<'_>) -> Result<(), KernelError> {
     let Op::Attention(op) = op else { return Err(ctx.unsupported("no kernel".into())) };
-    let (q, mut k, mut v, y) = (ctx.input(0)?, ctx.input(1)?, ctx.input(2)?, ctx.output(0)?);
+    let (q, mut k, mut v) = (ctx.input(0)?, ctx.input(1)?, ctx.input(2)?);
     let past = ctx.optional(5).zip(ctx.optional(6));
     let mut plan = Plan::new(op, &q.shape, &k.shape, &v.shape, past.map(|(k, v)| (&k.shape[..], &v.shape[..])))
         .ok_or_else(|| ctx.unsupported(format!("shapes {:?}, {:?} and {:?}", q.shape, k.shape, v.shape)))?;
@@ -186,11 +187,53 @@ pub(crate) fn record(op: &Op, ctx: &Ctx<'_>) -> Result<(), KernelError> {
     let joined_k = join(ctx, op, k, plan.k, past.map(|p| p.0), ctx.outputs.get(1).copied())?;
     let joined_v = join(ctx, op, v, plan.v, past.map(|p| p.1), ctx.outputs.get(2).copied())?;
     if let Some(joined) = &joined_k {
-        (k, plan.k) = (joined, split(joined, plan.k));
+        (k, plan.k) = (joined, cached(&joined.shape, joined.shape[2]));
     }
     if let Some(joined) = &joined_v {
-        (v, plan.v) = (joined, split(joined, plan.v));
+        (v, plan.v) = (joined, cached(&joined.shape, joined.shape[2]));
     }
+    attend(ctx, op, &plan, [q, k, v])
+}
+
+/// Like [`record`] with caches of keys and values [batch, heads, capacity, size] that hold `past` rows: only the new rows are
+/// written to them. Inputs 5 and 6 are not read.
+pub(crate) fn record_growing(
+    op: &Attention,
+    ctx: &Ctx<'_>,
+    keys: &GpuTensor,
+    values: &GpuTensor,
+    past: usize,
+) -> Result<(), KernelError> {
+    let (q, k, v) = (ctx.input(0)?, ctx.input(1)?, ctx.input(2)?);
+    let plan = Plan::new(op, &q.shape, &k.shape, &v.shape, None);
+    let fits = |p: &Plan| {
+        let room = |cache: &GpuTensor, new: Operand| {
+            matches!(*cache.shape, [b, h, capacity, d]
+                if [b, h, d] == [new.batch, op.kv_heads, new.head_size] && past + new.positions <= capacity)
+        };
+        room(keys, p.k) && room(values, p.v)
+    };
+    let Some(mut plan) = plan.filter(fits) else {
+        return Err(ctx.unsupported(format!(
+            "shapes {:?}, {:?} and {:?} behind {past} rows of a cache {:?}",
+            q.shape, k.shape, v.shape, keys.shape
+        )));
+    };
+    append(ctx, op.kv_heads, k, plan.k, keys, past)?;
+    append(ctx, op.kv_heads, v, plan.v, values, past)?;
+    let total = past + plan.k.positions;
+    (plan.k, plan.v) = (cached(&keys.shape, total), cached(&values.shape, total));
+    attend(ctx, op, &plan, [q, keys, values])
+}
+
+/// Copies the first `rows` rows of each head of one cache into a larger one.
+pub(crate) fn record_move(ctx: &Ctx<'_>, from: &GpuTensor, to: &GpuTensor, rows: usize) -> Result<(), KernelError> {
+    append(ctx, from.shape[1], from, cached(&from.shape, rows), to, 0)
+}
+
+/// The computation, once all keys and values lie together.
+fn attend(ctx: &Ctx<'_>, op: &Attention, plan: &Plan, [q, k, v]: [&GpuTensor; 3]) -> Result<(), KernelError> {
+    let y = ctx.output(0)?;
     if y.is_empty() {
         return Ok(());
     }
@@ -242,11 +285,43 @@ pub(crate) fn record(op: &Op, ctx: &Ctx<'_>) -> Result<(), KernelError> {
     })
 }
 
-/// How the joined keys or values lie.
-fn split(joined: &GpuTensor, fresh: Operand) -> Operand {
-    let positions = joined.shape[2];
-    let plane = positions * fresh.head_size;
-    Operand { positions, strides: [joined.shape[1] * plane, plane, fresh.head_size, 1], ..fresh }
+/// How the first `rows` rows of a cache of `shape` [batch, heads, capacity, size] lie.
+fn cached(shape: &[usize], rows: usize) -> Operand {
+    let (heads, capacity, head_size) = (shape[1], shape[2], shape[3]);
+    let plane = capacity * head_size;
+    Operand { batch: shape[0], positions: rows, head_size, strides: [heads * plane, plane, head_size, 1] }
+}
+
+/// Writes the rows of `new` into `cache` from row `first` on.
+fn append(
+    ctx: &Ctx<'_>,
+    heads: usize,
+    new: &GpuTensor,
+    operand: Operand,
+    cache: &GpuTensor,
+    first: usize,
+) -> Result<(), KernelError> {
+    let elements = operand.batch * heads * operand.positions * operand.head_size;
+    if elements == 0 {
+        return Ok(());
+    }
+    let params = AppendParams {
+        elements: elements as u32,
+        heads: heads as u32,
+        head_size: operand.head_size as u32,
+        rows: operand.positions as u32,
+        first: first as u32,
+        capacity: cache.shape[2] as u32,
+        unused: [0; 2],
+        strides: operand.packed(),
+    };
+    ctx.dispatch(Dispatch {
+        key: append_key(),
+        params: bytemuck::bytes_of(&params),
+        inputs: &[Some(new)],
+        outputs: &[Some(cache)],
+        groups: grid_for(elements as u64, 64, ctx.caps()),
+    })
 }
 
 /// The past and the new keys or values in one tensor, if there is a past or the tensor is an output.
@@ -274,24 +349,10 @@ fn join(
         }
         None => ctx.scratch(DType::F32, &shape)?,
     };
-    if !joined.is_empty() {
-        let params = PresentParams {
-            elements: joined.len() as u32,
-            heads: op.kv_heads as u32,
-            past: length as u32,
-            total: total as u32,
-            strides: operand.packed(),
-            head_size: operand.head_size as u32,
-            unused: [0; 3],
-        };
-        ctx.dispatch(Dispatch {
-            key: present_key(),
-            params: bytemuck::bytes_of(&params),
-            inputs: &[past, Some(fresh)],
-            outputs: &[Some(&joined)],
-            groups: grid_for(joined.len() as u64, 64, ctx.caps()),
-        })?;
+    if let Some(past) = past {
+        append(ctx, op.kv_heads, past, cached(&past.shape, length), &joined, 0)?;
     }
+    append(ctx, op.kv_heads, fresh, operand, &joined, length)?;
     Ok(Some(joined))
 }
 
@@ -299,14 +360,14 @@ fn flash_key() -> PipelineKey {
     PipelineKey::new(&FLASH).with(&PARAMS)
 }
 
-fn present_key() -> PipelineKey {
-    PipelineKey::new(&PRESENT).with(&shared::LINEAR)
+fn append_key() -> PipelineKey {
+    PipelineKey::new(&APPEND).with(&shared::LINEAR)
 }
 
 /// All pipelines.
 #[cfg(test)]
 pub(crate) fn variants(_caps: &Caps) -> Vec<PipelineKey> {
-    vec![flash_key(), present_key()]
+    vec![flash_key(), append_key()]
 }
 
 #[cfg(test)]

@@ -183,6 +183,53 @@ fn caches_grow() {
     }
 }
 
+/// Calls on one growing cache give what calls with the whole past give.
+#[test]
+fn caches_grow_in_place() {
+    let Some(gpu) = gpu() else { return };
+    let mut rng = Lcg(16);
+    let (b, heads, kv_heads, d, capacity) = (2, 4, 2, 8, 12);
+    let op = Attention { heads, kv_heads, causal: true, q_layout: HeadLayout::Merged, ..base() };
+    let small =
+        [gpu.alloc(DType::F32, &[b, kv_heads, 5, d]).unwrap(), gpu.alloc(DType::F32, &[b, kv_heads, 5, d]).unwrap()];
+    let mut cache = small;
+    let (mut past_k, mut past_v) = (
+        Tensor::from_slice::<f32>(&[b, kv_heads, 0, d], &[]).unwrap(),
+        Tensor::from_slice::<f32>(&[b, kv_heads, 0, d], &[]).unwrap(),
+    );
+    let mut past = 0;
+    for rows in [4, 1, 1, 5] {
+        if past + rows > cache[0].shape()[2] {
+            let larger = [0, 1].map(|_| gpu.alloc(DType::F32, &[b, kv_heads, capacity, d]).unwrap());
+            for (from, to) in cache.iter().zip(&larger) {
+                gpu.record_move(from, to, past).unwrap();
+            }
+            cache = larger;
+        }
+        let q = Tensor::from_slice(&[b, rows, heads * d], &rng.floats(b * rows * heads * d)).unwrap();
+        let k = Tensor::from_slice(&[b, kv_heads, rows, d], &rng.floats(b * kv_heads * rows * d)).unwrap();
+        let v = Tensor::from_slice(&[b, kv_heads, rows, d], &rng.floats(b * kv_heads * rows * d)).unwrap();
+        let (total, y_shape) = (past + rows, [b, heads, rows, d]);
+        let present = [b, kv_heads, total, d];
+        let inputs = [Some(q.clone()), Some(k.clone()), Some(v.clone()), None, None, Some(past_k), Some(past_v)];
+        let outputs: [(DType, &[usize]); 3] = [(DType::F32, &y_shape), (DType::F32, &present), (DType::F32, &present)];
+        let want = run(&gpu, &Op::Attention(op), &inputs, &outputs);
+        let up = [&q, &k, &v].map(|t| gpu.upload(t.view()).unwrap());
+        let y = gpu.alloc(DType::F32, &y_shape).unwrap();
+        gpu.record_growing(&op, &[Some(&up[0]), Some(&up[1]), Some(&up[2])], &cache[0], &cache[1], past, &y).unwrap();
+        let got = pollster::block_on(gpu.download(&y)).unwrap();
+        assert_close(&got, want[0].as_slice().unwrap(), 1e-6, 1e-6, "growing");
+        (past_k, past_v, past) = (want[1].clone(), want[2].clone(), total);
+    }
+    let up = gpu
+        .upload(Tensor::from_slice(&[b, kv_heads, 2, d], &rng.floats(b * kv_heads * 2 * d)).unwrap().view())
+        .unwrap();
+    let q = gpu.upload(Tensor::from_slice(&[b, 2, heads * d], &rng.floats(b * 2 * heads * d)).unwrap().view()).unwrap();
+    let y = gpu.alloc(DType::F32, &[b, heads, 2, d]).unwrap();
+    let full = gpu.record_growing(&op, &[Some(&q), Some(&up), Some(&up)], &cache[0], &cache[1], past, &y);
+    assert!(full.is_err(), "one row of room for two");
+}
+
 #[test]
 fn what_does_not_fit_is_refused() {
     let caps = Caps::minimal();

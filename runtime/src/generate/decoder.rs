@@ -1,0 +1,369 @@
+//! A decoder: token ids or embeddings in, the logits of the last position out, caches in between.
+//!
+//! Exporters cut a decoder in three ways: one graph that takes any past, a merged graph whose `If` is resolved when
+//! loading, or two files. All become one or two graphs here: `next` continues from a cache, and `first` begins a sequence
+//! where `next` cannot.
+
+use super::error::DecoderError;
+use super::state::State;
+use super::trim;
+use crate::graph::{Graph, ValueId};
+use crate::optimize::{OptimizeError, optimize, share_constants};
+use crate::plan::Ports;
+use crate::tensor::{Bool, DType, Tensor};
+use crate::{Session, SessionOptions};
+
+/// What the names of caches begin with, as inputs and as outputs.
+const PAST: &str = "past_key_values.";
+const PRESENT: &str = "present.";
+
+/// A decoder, ready to run any number of sequences.
+pub struct Decoder {
+    first: Option<Phase>,
+    next: Phase,
+    /// The part of each cache's name behind the prefix.
+    caches: Vec<String>,
+    vocabulary: usize,
+}
+
+struct Phase {
+    session: Session,
+    ports: Ports,
+    /// The position of the logits among the outputs.
+    logits: usize,
+}
+
+/// What is added to a sequence: as many positions for each row of the batch.
+pub struct Feed<'a> {
+    /// Token ids [batch, positions]; they may be left out where `embeddings` are given and the graph does not read ids.
+    pub tokens: Option<&'a [u32]>,
+    /// Embeddings f32 [batch, positions, width], for graphs that take `inputs_embeds`.
+    pub embeddings: Option<Tensor>,
+    /// Which positions [batch, positions] count; padding on the left does not. All count if it is left out.
+    pub mask: Option<&'a [bool]>,
+}
+
+impl<'a> Feed<'a> {
+    /// Tokens that all count.
+    pub fn tokens(tokens: &'a [u32]) -> Self {
+        Feed { tokens: Some(tokens), embeddings: None, mask: None }
+    }
+}
+
+/// Whether a cache belongs to cross-attention: made once, from what the encoder gave.
+fn is_fixed(name: &str) -> bool {
+    name.contains("encoder.") && !name.contains("decoder.")
+}
+
+impl Decoder {
+    /// A decoder of graphs as the importer made them. `first` begins a sequence, if `next` cannot.
+    pub fn new(first: Option<Graph>, next: Graph, options: SessionOptions) -> Result<Decoder, DecoderError> {
+        let (mut first, mut next) = (first, next);
+        for graph in first.iter_mut().chain([&mut next]) {
+            prepare(graph)?;
+        }
+        if let Some(first) = &mut first {
+            share_constants(first, &next);
+        }
+        let mut caches: Vec<String> = names(&next, &next.inputs)
+            .chain(first.iter().flat_map(|g| names(g, &g.inputs)))
+            .filter_map(|n| n.strip_prefix(PAST))
+            .map(str::to_owned)
+            .collect();
+        let mut seen = std::collections::HashSet::new();
+        caches.retain(|name| seen.insert(name.clone()));
+        if caches.is_empty() {
+            return Err(DecoderError::NotADecoder(format!("it has no inputs {PAST}*")));
+        }
+        drop_unread_inputs(&mut next);
+        first.iter_mut().for_each(drop_unread_inputs);
+        let next = Session::new(next, options);
+        let first = first.map(|g| Phase::new(next.beside(g), &caches)).transpose()?;
+        let next = Phase::new(next, &caches)?;
+        let info = &next.session.outputs()[next.logits];
+        let vocabulary = info.shape.last().and_then(|d| usize::try_from(d.as_const()?).ok());
+        let vocabulary =
+            vocabulary.ok_or_else(|| DecoderError::NotADecoder(format!("{info} has no known vocabulary")))?;
+        Ok(Decoder { first, next, caches, vocabulary })
+    }
+
+    /// Logits of a position.
+    pub fn vocabulary(&self) -> usize {
+        self.vocabulary
+    }
+
+    /// Checks that a tokenizer with ids below `tokens` belongs to this decoder. Exporters pad the vocabulary, so fewer is
+    /// fine, but not by a tenth.
+    pub fn check_vocabulary(&self, tokens: usize) -> Result<(), DecoderError> {
+        let fits = tokens <= self.vocabulary && tokens + self.vocabulary / 10 >= self.vocabulary;
+        let vocabulary = self.vocabulary;
+        if fits { Ok(()) } else { Err(DecoderError::Vocabulary { tokens, vocabulary }) }
+    }
+
+    /// The width of `inputs_embeds`, if the decoder takes embeddings instead of ids.
+    pub fn embedding_width(&self) -> Option<usize> {
+        let input = self.next.session.inputs().iter().find(|i| &*i.name == "inputs_embeds")?;
+        usize::try_from(input.shape.last()?.as_const()?).ok()
+    }
+
+    /// Whether the decoder attends to what an encoder gave.
+    pub fn has_encoder(&self) -> bool {
+        let phases = self.first.iter().chain([&self.next]);
+        phases.flat_map(|p| p.session.inputs()).any(|i| i.name.starts_with("encoder_"))
+    }
+
+    /// `gpu` or `cpu`.
+    pub fn device(&self) -> &'static str {
+        self.next.session.device()
+    }
+
+    /// How many caches there are, and how many of them grow in place.
+    pub fn caches(&self) -> (usize, usize) {
+        let count = self.caches.len();
+        (count, (0..count).filter(|&c| self.next.ports.grows(c)).count())
+    }
+
+    /// The graph that continues a sequence.
+    pub fn session(&self) -> &Session {
+        &self.next.session
+    }
+
+    /// A new sequence of `batch` rows and at most `limit` positions. `encoder` holds `encoder_hidden_states` and, if the graph
+    /// has it, `encoder_attention_mask`.
+    pub fn start(&self, batch: usize, limit: usize, encoder: Vec<(&'static str, Tensor)>) -> State {
+        State::new(batch, limit, self.caches.len(), encoder)
+    }
+
+    /// Adds to a sequence and returns the logits f32 [batch, vocabulary] of the last position. After an error the sequence is
+    /// as it was.
+    pub async fn run(&self, state: &mut State, feed: Feed<'_>) -> Result<Tensor, DecoderError> {
+        let positions = self.check(state, &feed)?;
+        let phase = match &self.first {
+            Some(first) if state.is_empty() => first,
+            _ => &self.next,
+        };
+        let mask = state.with(positions, feed.mask);
+        let inputs = phase.inputs(state, &feed, positions, &mask)?;
+        let inputs: Vec<(&str, Tensor)> = inputs.iter().map(|(n, t)| (n.as_str(), t.clone())).collect();
+        let mut outputs =
+            phase.session.run_with_caches(&inputs, &[phase.logits], &phase.ports, &mut state.caches).await?;
+        let logits = outputs.remove(0);
+        let numbers = logits.as_slice::<f32>().is_ok_and(|l| l.iter().all(|x| !x.is_nan()));
+        let fixed = |name: &str| is_fixed(name);
+        if !numbers {
+            let layer = self.first_broken_layer(phase, state).await?;
+            let step = state.calls();
+            state.undo(&self.caches, fixed);
+            return Err(DecoderError::NotANumber { step, layer });
+        }
+        state.accept(mask, positions);
+        let shape = [state.batch(), self.vocabulary];
+        logits.reshaped(&shape).map_err(|e| DecoderError::Mismatch(format!("the logits: {e}")))
+    }
+
+    /// Forgets all positions behind the first `positions`; what they are computed from stays.
+    pub fn truncate(&self, state: &mut State, positions: usize) {
+        state.truncate(positions, &self.caches, is_fixed);
+    }
+
+    /// Puts the rows of the batch into another order, as beam search does; a row may be taken more than once.
+    pub async fn select(&self, state: &mut State, rows: &[usize]) -> Result<(), DecoderError> {
+        if let Some(row) = rows.iter().find(|r| **r >= state.batch()) {
+            return Err(DecoderError::Mismatch(format!("row {row} of a batch of {}", state.batch())));
+        }
+        self.next.session.select_rows(&mut state.caches, rows).await?;
+        state.select(rows)?;
+        Ok(())
+    }
+
+    fn check(&self, state: &State, feed: &Feed<'_>) -> Result<usize, DecoderError> {
+        let batch = state.batch();
+        let mismatch = |what: String| Err(DecoderError::Mismatch(what));
+        let positions = match (feed.tokens, &feed.embeddings) {
+            (_, Some(e)) => match *e.shape() {
+                [b, positions, _] if b == batch => positions,
+                _ => return mismatch(format!("embeddings of shape {:?} for a batch of {batch}", e.shape())),
+            },
+            (Some(tokens), None) if batch > 0 && tokens.len() % batch == 0 => tokens.len() / batch,
+            (Some(tokens), None) => return mismatch(format!("{} tokens for a batch of {batch}", tokens.len())),
+            (None, None) => return mismatch("neither tokens nor embeddings".into()),
+        };
+        if let Some(mask) = feed.mask
+            && mask.len() != batch * positions
+        {
+            return mismatch(format!("a mask of {} for {batch} x {positions} positions", mask.len()));
+        }
+        if positions == 0 {
+            return mismatch("no position is added".into());
+        }
+        if let Some(&token) = feed.tokens.into_iter().flatten().find(|t| **t as usize >= self.vocabulary)
+            && feed.embeddings.is_none()
+        {
+            return Err(DecoderError::Token { token, vocabulary: self.vocabulary });
+        }
+        if state.positions() + positions > state.limit() {
+            return Err(DecoderError::Full { held: state.positions(), more: positions, limit: state.limit() });
+        }
+        Ok(positions)
+    }
+
+    /// The first layer whose keys or values are not numbers. Each layer's are computed from what the layer before gave.
+    async fn first_broken_layer(&self, phase: &Phase, state: &State) -> Result<String, DecoderError> {
+        for (slot, name) in self.caches.iter().enumerate() {
+            let tensor = phase.session.read_cache(&state.caches, slot).await?;
+            if tensor.and_then(|t| t.to_f32_vec()).is_some_and(|v| v.iter().any(|x| x.is_nan())) {
+                return Ok(name.split('.').next().unwrap_or(name).to_owned());
+            }
+        }
+        Ok("behind the last one with a cache".into())
+    }
+}
+
+impl Phase {
+    fn new(session: Session, caches: &[String]) -> Result<Phase, DecoderError> {
+        let logits = session.outputs().iter().position(|o| &*o.name == "logits");
+        let logits = logits.ok_or_else(|| DecoderError::NotADecoder("it has no output logits".into()))?;
+        let takes_fixed = session.inputs().iter().any(|i| i.name.strip_prefix(PAST).is_some_and(is_fixed));
+        let names: Vec<(String, String)> = caches
+            .iter()
+            .map(|name| {
+                // What the encoder gave is handed in; what comes out again is a placeholder or the same.
+                let made = !(takes_fixed && is_fixed(name));
+                (format!("{PAST}{name}"), if made { format!("{PRESENT}{name}") } else { String::new() })
+            })
+            .collect();
+        let ports = session.ports(names.iter().map(|(i, o)| (i.as_str(), o.as_str())));
+        Ok(Phase { session, ports, logits })
+    }
+
+    /// The graph's inputs, caches apart, for `positions` more positions; `mask` covers them and all before.
+    fn inputs(
+        &self,
+        state: &State,
+        feed: &Feed<'_>,
+        positions: usize,
+        mask: &[Vec<bool>],
+    ) -> Result<Vec<(String, Tensor)>, DecoderError> {
+        let batch = state.batch();
+        let mut list = Vec::new();
+        for info in self.session.inputs() {
+            let name = info.name.to_string();
+            let integers = |values: Vec<i64>, shape: [usize; 2]| integers(&name, info.dtype, values, &shape);
+            let tensor = match name.as_str() {
+                "input_ids" => {
+                    let tokens = feed
+                        .tokens
+                        .ok_or_else(|| DecoderError::Mismatch("this decoder takes token ids, not embeddings".into()))?;
+                    integers(tokens.iter().map(|&t| t as i64).collect(), [batch, positions])?
+                }
+                "inputs_embeds" => feed
+                    .embeddings
+                    .clone()
+                    .ok_or_else(|| DecoderError::Mismatch("this decoder takes embeddings, not token ids".into()))?,
+                "attention_mask" => {
+                    let values = mask.iter().flatten().map(|&m| m as i64).collect();
+                    integers(values, [batch, state.positions() + positions])?
+                }
+                "position_ids" => integers(position_ids(mask, positions), [batch, positions])?,
+                _ if name.starts_with(PAST) => continue,
+                _ => match state.encoder().iter().find(|(n, _)| *n == name) {
+                    Some((_, tensor)) => tensor.clone(),
+                    None => {
+                        let given: Vec<_> = state.encoder().iter().map(|(n, _)| *n).collect();
+                        return Err(DecoderError::Mismatch(format!("input {info} is not given, only {given:?}")));
+                    }
+                },
+            };
+            list.push((name, tensor));
+        }
+        Ok(list)
+    }
+}
+
+/// The number of each of the last `positions` positions among those that count.
+fn position_ids(mask: &[Vec<bool>], positions: usize) -> Vec<i64> {
+    let mut ids = Vec::new();
+    for row in mask {
+        let mut count = 0;
+        let all: Vec<i64> = row
+            .iter()
+            .map(|&m| {
+                count += m as i64;
+                (count - 1).max(0)
+            })
+            .collect();
+        ids.extend_from_slice(&all[all.len() - positions..]);
+    }
+    ids
+}
+
+fn integers(name: &str, dtype: DType, values: Vec<i64>, shape: &[usize]) -> Result<Tensor, DecoderError> {
+    let tensor = match dtype {
+        DType::I64 => Tensor::from_slice(shape, &values),
+        DType::I32 => Tensor::from_slice(shape, &values.iter().map(|&v| v as i32).collect::<Vec<_>>()),
+        DType::F32 => Tensor::from_slice(shape, &values.iter().map(|&v| v as f32).collect::<Vec<_>>()),
+        DType::Bool => Tensor::from_slice(shape, &values.iter().map(|&v| Bool::from(v != 0)).collect::<Vec<_>>()),
+        _ => return Err(DecoderError::NotADecoder(format!("its input {name} is of type {dtype}"))),
+    };
+    tensor.map_err(|e| DecoderError::Mismatch(format!("{name}: {e}")))
+}
+
+fn names<'g>(graph: &'g Graph, values: &'g [ValueId]) -> impl Iterator<Item = &'g str> {
+    values.iter().map(|&v| &*graph.value(v).name)
+}
+
+/// Optimises, and lets the output layer see the last position only.
+fn prepare(graph: &mut Graph) -> Result<(), DecoderError> {
+    let failed = |e: OptimizeError| DecoderError::NotADecoder(e.to_string());
+    optimize(graph).map_err(failed)?;
+    if trim::last_position(graph, "logits") {
+        Ok(())
+    } else {
+        Err(DecoderError::NotADecoder("it has no output logits of three dimensions".into()))
+    }
+}
+
+/// Inputs of the branch that was not taken are not asked for.
+fn drop_unread_inputs(graph: &mut Graph) {
+    let readers = graph.consumers();
+    let outputs = graph.outputs.clone();
+    graph.inputs.retain(|i| !readers[i.0 as usize].is_empty() || outputs.contains(i));
+}
+
+/// How a decoder's file is to be read: what its inputs say.
+#[cfg(feature = "onnx")]
+mod load {
+    use std::collections::HashMap;
+
+    use super::*;
+    use crate::Error;
+    use crate::onnx::{ExternalData, ImportOptions, import, input_names};
+
+    impl Decoder {
+        /// Reads a decoder from one ONNX file: one that takes any past, or a merged one.
+        pub fn from_onnx(file: &[u8], data: &dyn ExternalData, options: SessionOptions) -> Result<Decoder, Error> {
+            let merged = input_names(file)?.iter().any(|n| n == "use_cache_branch");
+            if !merged {
+                let next = import(file, data, &ImportOptions::default())?;
+                return Ok(Decoder::new(None, next, options)?);
+            }
+            let branch = |cached: bool| {
+                let flag = Tensor::vector(&[Bool::from(cached)]);
+                let fixed = HashMap::from([("use_cache_branch".to_owned(), flag)]);
+                import(file, data, &ImportOptions { fixed_inputs: fixed })
+            };
+            Ok(Decoder::new(Some(branch(false)?), branch(true)?, options)?)
+        }
+
+        /// Reads a decoder from two ONNX files: one that begins a sequence, one that continues it.
+        pub fn from_onnx_pair(
+            first: &[u8],
+            next: &[u8],
+            data: &dyn ExternalData,
+            options: SessionOptions,
+        ) -> Result<Decoder, Error> {
+            let read = |file| import(file, data, &ImportOptions::default());
+            Ok(Decoder::new(Some(read(first)?), read(next)?, options)?)
+        }
+    }
+}

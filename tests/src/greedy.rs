@@ -1,0 +1,159 @@
+//! The zoo's decoders, token by token: the greedy continuation of a prompt equals ONNX Runtime's.
+
+use std::collections::{BTreeMap, HashMap};
+
+use lenslet::generate::{Decoder, Feed, State};
+use lenslet::onnx::{ImportOptions, NoExternalData};
+use lenslet::tensor::Tensor;
+use lenslet::{Session, SessionOptions};
+use safetensors::SafeTensors;
+use serde::Deserialize;
+
+/// `greedy.json` of a model folder.
+#[derive(Deserialize)]
+pub struct Greedy {
+    /// By the file's name.
+    pub files: BTreeMap<String, Case>,
+    image_token_id: Option<u32>,
+}
+
+/// What one graph must continue.
+#[derive(Deserialize)]
+pub struct Case {
+    prompt: Vec<u32>,
+    tokens: Vec<u32>,
+}
+
+impl Greedy {
+    /// Reads the file.
+    pub fn parse(json: &[u8]) -> Result<Self, String> {
+        serde_json::from_slice(json).map_err(|e| format!("greedy.json: {e}"))
+    }
+
+    /// Continues the prompt of `file` and compares. `read` gives files of the model's `onnx` folder. Returns how many caches
+    /// there are, and how many of them grow in place.
+    pub async fn check(
+        &self,
+        file: &str,
+        read: &dyn Fn(&str) -> Result<Vec<u8>, String>,
+        options: &SessionOptions,
+    ) -> Result<(usize, usize), String> {
+        let case = self.files.get(file).ok_or_else(|| format!("greedy.json has no {file}"))?;
+        let decoder = Decoder::from_onnx(&read(file)?, &NoExternalData, options.clone()).map_err(|e| e.to_string())?;
+        let encoder = match decoder.has_encoder() {
+            true => vec![(
+                "encoder_hidden_states",
+                golden(&read("encoder_model.golden.safetensors")?, "last_hidden_state")?,
+            )],
+            false => vec![],
+        };
+        let embed = match decoder.embedding_width() {
+            Some(width) => Some(Embedder::new(self, width, read, options)?),
+            None => None,
+        };
+        let limit = case.prompt.len() + case.tokens.len();
+        let mut state = decoder.start(1, limit, encoder);
+        state.reserve(limit);
+        let mut logits = feed(&decoder, &mut state, embed.as_ref(), &case.prompt).await?;
+        let mut got = Vec::new();
+        let mut copied = 0;
+        for at in 0..case.tokens.len() {
+            let token = argmax(logits.as_slice::<f32>().map_err(|e| e.to_string())?);
+            got.push(token);
+            if at + 1 < case.tokens.len() {
+                logits = feed(&decoder, &mut state, embed.as_ref(), &[token]).await?;
+            }
+            if at == 1 {
+                copied = state.bytes_copied();
+            }
+        }
+        let (all, growing) = decoder.caches();
+        if growing == all && state.bytes_copied() != copied {
+            return Err(format!("{} bytes of cache were copied", state.bytes_copied() - copied));
+        }
+        if got == case.tokens { Ok((all, growing)) } else { Err(format!("{got:?}, expected {:?}", case.tokens)) }
+    }
+}
+
+async fn feed(
+    decoder: &Decoder,
+    state: &mut State,
+    embed: Option<&Embedder>,
+    tokens: &[u32],
+) -> Result<Tensor, String> {
+    let embeddings = match embed {
+        Some(embed) => Some(embed.run(tokens).await?),
+        None => None,
+    };
+    let feed = Feed { tokens: Some(tokens), embeddings, mask: None };
+    decoder.run(state, feed).await.map_err(|e| e.to_string())
+}
+
+/// Token ids to embeddings, with those of an image in place of its tokens.
+struct Embedder {
+    session: Session,
+    width: usize,
+    image_token: Option<u32>,
+    image: Tensor,
+}
+
+impl Embedder {
+    fn new(
+        greedy: &Greedy,
+        width: usize,
+        read: &dyn Fn(&str) -> Result<Vec<u8>, String>,
+        options: &SessionOptions,
+    ) -> Result<Self, String> {
+        let file = read("embed_tokens.onnx")?;
+        let session = Session::from_onnx(&file, &NoExternalData, &ImportOptions::default(), options.clone());
+        let image = golden(&read("vision_encoder.golden.safetensors")?, "image_features")?;
+        Ok(Embedder { session: session.map_err(|e| e.to_string())?, width, image_token: greedy.image_token_id, image })
+    }
+
+    async fn run(&self, tokens: &[u32]) -> Result<Tensor, String> {
+        let ids: Vec<i64> = tokens.iter().map(|&t| t as i64).collect();
+        let ids = Tensor::from_slice(&[1, ids.len()], &ids).map_err(|e| e.to_string())?;
+        let out = self.session.run_async(&[("input_ids", ids)]).await.map_err(|e| e.to_string())?;
+        let mut values = out[0].1.to_f32_vec().ok_or("embeddings are not floats")?;
+        let image = self.image.to_f32_vec().ok_or("image features are not floats")?;
+        let mut rows = image.chunks_exact(self.width);
+        for (token, row) in tokens.iter().zip(values.chunks_exact_mut(self.width)) {
+            if Some(*token) == self.image_token {
+                row.copy_from_slice(rows.next().ok_or("more image tokens than image features")?);
+            }
+        }
+        Tensor::from_slice(&[1, tokens.len(), self.width], &values).map_err(|e| e.to_string())
+    }
+}
+
+/// Output `name` of the first case of a golden file.
+fn golden(file: &[u8], name: &str) -> Result<Tensor, String> {
+    let tensors = SafeTensors::deserialize(file).map_err(|e| e.to_string())?;
+    let view = tensors.tensor(&format!("case0.output.{name}")).map_err(|e| e.to_string())?;
+    let values: Vec<f32> = view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+    Tensor::from_slice(view.shape(), &values).map_err(|e| e.to_string())
+}
+
+/// The position of the greatest, the first of equals.
+pub fn argmax(values: &[f32]) -> u32 {
+    let best = values.iter().enumerate().fold((0, f32::NEG_INFINITY), |b, (i, &v)| if v > b.1 { (i, v) } else { b });
+    best.0 as u32
+}
+
+/// The folders of the zoo that have a `greedy.json`, each with the folder of its graphs.
+pub const FOLDERS: [&str; 7] = [
+    "gpt2/tiny",
+    "smollm2-135m/tiny",
+    "smolvlm-256m-instruct/tiny",
+    "vit-gpt2-image-captioning/tiny",
+    "blip-image-captioning-base/tiny",
+    "opset14/vit-gpt2-image-captioning",
+    "contrib/smollm2-genai",
+];
+
+/// Graphs whose caches cannot grow in place, with the reason.
+pub fn copies(folder: &str) -> Option<&'static str> {
+    HashMap::from([("contrib/smollm2-genai", "GroupQueryAttention takes and gives its caches whole")])
+        .get(folder)
+        .copied()
+}

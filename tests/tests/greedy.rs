@@ -1,0 +1,44 @@
+//! Greedy continuation of the zoo's decoders, natively.
+
+use lenslet_tests::backend::Backend;
+use lenslet_tests::greedy::{FOLDERS, Greedy, copies};
+use lenslet_tests::native::{options, read, say, shared};
+
+fn all(backend: Backend) {
+    let (Some(zoo), Some(options)) = (shared("zoo"), options(backend)) else { return };
+    let (mut passed, mut failed) = (0, vec![]);
+    for folder in FOLDERS {
+        let folder_path = zoo.join(folder);
+        let greedy = Greedy::parse(&read(folder_path.join("greedy.json"))).unwrap();
+        for file in greedy.files.keys() {
+            let onnx = |name: &str| {
+                std::fs::read(folder_path.join("onnx").join(name))
+                    .or_else(|_| std::fs::read(zoo.join("vit-gpt2-image-captioning/tiny/onnx").join(name)))
+                    .map_err(|e| format!("{name}: {e}"))
+            };
+            match pollster::block_on(greedy.check(file, &onnx, &options)) {
+                Ok((caches, growing)) if growing == caches || copies(folder).is_some() => passed += 1,
+                Ok((caches, growing)) => {
+                    failed.push(format!("{folder}/{file}: {growing} of {caches} caches grow in place"))
+                }
+                Err(reason) => failed.push(format!("{folder}/{file}: {reason}")),
+            }
+        }
+    }
+    say(&format!(
+        "{passed} of {} decoders continue as ONNX Runtime does, on {}",
+        passed + failed.len(),
+        backend.name()
+    ));
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+}
+
+#[test]
+fn on_the_cpu() {
+    all(Backend::Cpu);
+}
+
+#[test]
+fn on_the_gpu() {
+    all(Backend::Gpu);
+}
