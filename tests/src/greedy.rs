@@ -1,6 +1,6 @@
 //! The zoo's decoders, token by token: the greedy continuation of a prompt equals ONNX Runtime's.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use lenslet::generate::{Decoder, Feed, State};
 use lenslet::onnx::{ImportOptions, NoExternalData};
@@ -151,9 +151,11 @@ pub const FOLDERS: [&str; 7] = [
     "contrib/smollm2-genai",
 ];
 
-/// Graphs whose caches cannot grow in place, with the reason.
-pub fn copies(folder: &str) -> Option<&'static str> {
-    HashMap::from([("contrib/smollm2-genai", "GroupQueryAttention takes and gives its caches whole")])
-        .get(folder)
-        .copied()
+/// Why the caches of a graph do not grow in place, where they do not.
+pub fn copies(folder: &str, file: &str) -> Option<&'static str> {
+    match (folder, file) {
+        ("contrib/smollm2-genai", _) => Some("GroupQueryAttention takes and gives its caches whole"),
+        (_, f) if f.contains("qdq") => Some("scores are quantized between the products, so there is no one attention"),
+        _ => None,
+    }
 }

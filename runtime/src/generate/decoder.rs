@@ -117,10 +117,10 @@ impl Decoder {
         self.next.session.device()
     }
 
-    /// How many caches there are, and how many of them grow in place.
+    /// How many caches grow with each position, and how many of them do so in place.
     pub fn caches(&self) -> (usize, usize) {
-        let count = self.caches.len();
-        (count, (0..count).filter(|&c| self.next.ports.grows(c)).count())
+        let growing: Vec<_> = (0..self.caches.len()).filter(|&c| !is_fixed(&self.caches[c])).collect();
+        (growing.len(), growing.iter().filter(|&&c| self.next.ports.grows(c)).count())
     }
 
     /// The graph that continues a sequence.

@@ -4,6 +4,7 @@
 use super::pattern::{Uses, output, scalar, shape, size_from_end, source};
 use super::{Context, OptimizeError, Rewrite};
 use crate::graph::{Attention, Binary, Dim, Graph, HeadLayout, MatMul, Node, NodeId, Op, Unary, ValueId};
+use crate::tensor::Tensor;
 
 pub(super) struct FuseAttention;
 
@@ -110,6 +111,8 @@ struct Match {
     k: ValueId,
     v: ValueId,
     bias: Option<ValueId>,
+    /// `where(keep, scores, fill)`: what is kept, and what the others get.
+    keep: Option<(ValueId, ValueId)>,
     op: Attention,
     /// The node whose output the attention replaces.
     last: NodeId,
@@ -137,26 +140,37 @@ fn find(graph: &Graph, uses: &Uses, id: NodeId) -> Option<Match> {
     }
     // Backward: the mask, the scale, the product of queries and keys.
     let (mut scores, mut scale) = unscaled(graph, scores);
-    let mut bias = None;
+    let (mut bias, mut keep) = (None, None);
+    let is_scores = |v: ValueId, whole: ValueId| {
+        let (inner, _) = unscaled(graph, v);
+        graph.producer(inner).is_some_and(|(_, n)| plain_product(n).is_some() || matches!(n.op, Op::Where))
+            && shape(graph, v) == shape(graph, whole)
+    };
     if scale == 1.0
         && let Some((_, add)) = graph.producer(scores)
         && let (Op::Binary(Binary::Add), Some(Some(a)), Some(Some(b))) =
             (&add.op, add.inputs.first(), add.inputs.get(1))
     {
-        let is_scores = |v: ValueId| {
-            let (inner, _) = unscaled(graph, v);
-            graph.producer(inner).is_some_and(|(_, n)| plain_product(n).is_some())
-                && shape(graph, v) == shape(graph, scores)
-        };
-        let (inner, mask) = if is_scores(*a) {
+        let (inner, mask) = if is_scores(*a, scores) {
             (*a, *b)
-        } else if is_scores(*b) {
+        } else if is_scores(*b, scores) {
             (*b, *a)
         } else {
             return None;
         };
         let (inner, factor) = unscaled(graph, inner);
         (scores, scale, bias) = (inner, factor, Some(mask));
+    }
+    if scale == 1.0
+        && let Some((_, select)) = graph.producer(scores)
+        && let (Op::Where, [Some(kept), Some(inner), Some(fill)]) = (&select.op, select.inputs.as_slice())
+    {
+        // A fill that no score can lift: adding it gives what replacing by it gives.
+        if !is_scores(*inner, scores) || scalar(graph, *fill).is_none_or(|f| f > -1e30) {
+            return None;
+        }
+        let (inner, factor) = unscaled(graph, *inner);
+        (scores, scale, keep) = (inner, factor, Some((*kept, *fill)));
     }
     let (_, product) = graph.producer(scores)?;
     let (m, q, k) = plain_product(product)?;
@@ -189,7 +203,7 @@ fn find(graph: &Graph, uses: &Uses, id: NodeId) -> Option<Match> {
         merged_output: false,
         zero_masked_rows,
     };
-    Some(Match { q, k, v, bias, op, last, result: output(graph.node(last)?)? })
+    Some(Match { q, k, v, bias, keep, op, last, result: output(graph.node(last)?)? })
 }
 
 /// `Where(IsNaN(p), 0, p)`
@@ -226,6 +240,15 @@ fn fuse(graph: &mut Graph, uses: &Uses, id: NodeId) -> bool {
             graph.remove_node(last);
             m.last = reshape_id;
         }
+    }
+    if let Some((kept, fill)) = m.keep {
+        let name = graph.node(m.last).map_or_else(String::new, |n| n.name.to_string());
+        let zero = graph.add_constant(format!("{name}/zero"), Tensor::scalar(0f32));
+        let mask = graph.apply(&format!("{name}/mask"), Op::Where, &[Some(kept), Some(zero), Some(fill)]);
+        m.bias = Some(match m.bias {
+            None => mask,
+            Some(bias) => graph.apply(&format!("{name}/masks"), Op::Binary(Binary::Add), &[Some(mask), Some(bias)]),
+        });
     }
     let inputs = vec![Some(m.q), Some(m.k), Some(m.v), m.bias];
     super::epilogue::replace_output(graph, m.last, Op::Attention(m.op), inputs, m.result);

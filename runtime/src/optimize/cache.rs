@@ -4,7 +4,8 @@
 use super::attention::rows;
 use super::pattern::{output, shape, source};
 use super::{Context, OptimizeError, Rewrite};
-use crate::graph::{Attention, Dim, Graph, HeadLayout, NodeId, Op, ValueId};
+use crate::graph::{Attention, Binary, Dim, Graph, HeadLayout, NodeId, Op, ValueId};
+use crate::tensor::Tensor;
 
 pub(super) struct FuseCache;
 
@@ -98,6 +99,8 @@ fn join_past(graph: &mut Graph, id: NodeId) -> bool {
     if !split || !no_cache || k_join == v_join {
         return false;
     }
+    sizes_from_parts(graph, k, [past_k, new_k]);
+    sizes_from_parts(graph, v, [past_v, new_v]);
     let (new_k, k_layout) = rows(graph, new_k, op.kv_heads);
     let (new_v, v_layout) = rows(graph, new_v, op.kv_heads);
     (inputs[1], inputs[2]) = (Some(new_k), Some(new_v));
@@ -118,6 +121,35 @@ fn join_past(graph: &mut Graph, id: NodeId) -> bool {
     graph.value_mut(k).producer = Some(id);
     graph.value_mut(v).producer = Some(id);
     true
+}
+
+/// Shapes that are read of the joined rows are computed from those of the past and the new ones, so that a mask that needs
+/// them does not wait for the attention.
+fn sizes_from_parts(graph: &mut Graph, joined: ValueId, [past, new]: [ValueId; 2]) {
+    let readers: Vec<NodeId> = graph
+        .nodes()
+        .filter(|(_, n)| matches!(n.op, Op::Shape { .. }) && source(n) == Some(joined))
+        .map(|(id, _)| id)
+        .collect();
+    for id in readers {
+        let Some(Op::Shape { start, end }) = graph.node(id).map(|n| n.op.clone()) else { continue };
+        let name = graph.node(id).map_or_else(String::new, |n| n.name.to_string());
+        let shape = |graph: &mut Graph, what: &str, of| {
+            graph.apply(&format!("{name}/{what}"), Op::Shape { start: 0, end: None }, &[Some(of)])
+        };
+        let (before, more) = (shape(graph, "past", past), shape(graph, "new", new));
+        let only = graph.add_constant(format!("{name}/only"), Tensor::vector(&[0i64, 0, 1, 0]));
+        let more = graph.apply(&format!("{name}/more"), Op::Binary(Binary::Mul), &[Some(more), Some(only)]);
+        let whole = graph.apply(&format!("{name}/whole"), Op::Binary(Binary::Add), &[Some(before), Some(more)]);
+        let bound = |graph: &mut Graph, what: &str, v: i64| {
+            Some(graph.add_constant(format!("{name}/{what}"), Tensor::vector(&[v])))
+        };
+        let (start, end) = (bound(graph, "start", start), bound(graph, "end", end.unwrap_or(i64::MAX)));
+        if let Some(node) = graph.node_mut(id) {
+            node.op = Op::Slice;
+            node.inputs = vec![Some(whole), start, end];
+        }
+    }
 }
 
 /// Whether any of `values` is computed from what one of `nodes` makes.

@@ -337,9 +337,9 @@ fn sliced(size: &Dim, start: &Dim, end: &Dim, step: i64) -> Option<Dim> {
         _ => d.clone(),
     };
     let (start, end) = (from_end(start), from_end(end));
-    // A window of a constant table, such as the rows of a causal mask that belong to the new tokens, is as long as it
-    // says: a model whose window leaves its table cannot run at all.
-    let window = size.as_const().is_some() && start.as_const().is_none() && end.as_const().is_none();
+    // A window of a constant table, such as the part of a causal mask that belongs to the tokens so far, is as long as
+    // it says: a model whose window leaves its table cannot run at all.
+    let window = size.as_const().is_some() && end.as_const().is_none();
     let end = if window { end } else { end.at_most(size) };
     Some(if start == Dim::Const(0) { end } else { end.sub(&start) })
 }
