@@ -2,6 +2,7 @@
 
 pub mod cpu;
 pub mod error;
+pub mod generate;
 #[cfg(feature = "gpu")]
 pub mod gpu;
 pub mod graph;
