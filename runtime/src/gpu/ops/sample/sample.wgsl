@@ -139,8 +139,8 @@ fn threshold(
 ) -> u32 {
     var prefix = 0u;
     var above = vec2<u32>(0u);
-    for (var pass = 0u; pass < 4u; pass++) {
-        let shift = 24u - 8u * pass;
+    for (var digit = 0u; digit < 4u; digit++) {
+        let shift = 24u - 8u * digit;
         atomicStore(&bins_low[local], 0u);
         atomicStore(&bins_high[local], 0u);
         if (local == 0u) {
@@ -151,7 +151,7 @@ fn threshold(
             let x = score(row, i, penalty);
             let key = order(bitcast<u32>(x));
             // Shifting by 32 is not allowed: in the first pass everything shares "the bytes so far".
-            let fits = pass == 0u || (key >> ((shift + 8u) & 31u)) == (prefix >> ((shift + 8u) & 31u));
+            let fits = digit == 0u || (key >> ((shift + 8u) & 31u)) == (prefix >> ((shift + 8u) & 31u));
             if (fits && key >= least) {
                 var w = 1u;
                 if (temperature > 0.0) {
