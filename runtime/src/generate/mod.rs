@@ -1,7 +1,7 @@
 //! Text from decoders: which token comes next, and what becomes of it.
 //!
 //! [`sampling`] says how a token is chosen (the choice itself is the operator [`crate::graph::Op::Sample`], so that it
-//! runs where the logits lie); [`detokenize`] turns tokens into pieces of text, and [`stop`] ends the text at stop strings;
+//! runs where the logits lie, and [`sampler`] puts it there); [`detokenize`] turns tokens into pieces of text, and [`stop`] ends the text at stop strings;
 //! [`beam`] follows several texts at once; [`chat`] writes a conversation as the text that a model knows.
 //! Nothing here knows a model's name, a file or a clock.
 
@@ -10,6 +10,7 @@ pub mod beam;
 pub mod chat;
 #[cfg(feature = "text")]
 pub mod detokenize;
+pub mod sampler;
 pub mod sampling;
 pub mod stop;
 
@@ -18,5 +19,6 @@ pub use beam::{BeamError, BeamOptions, BeamSearch, Candidate, Hypothesis, Next};
 pub use chat::{ChatError, ChatFiles, ChatOptions, ChatTemplate, Content, Message, Part};
 #[cfg(feature = "text")]
 pub use detokenize::{DetokenizeError, Detokenizer};
+pub use sampler::append_sampler;
 pub use sampling::{EarlyStopping, GenerationConfig, Sampling, SamplingError, uniform};
 pub use stop::{StopError, StopStrings};
