@@ -107,18 +107,11 @@ fn sample<'a>(raw: &[f32], s: Settings, seen: impl Iterator<Item = &'a i64>, roo
             }
         }
     }
-    // Of equals the first, and no two zeros.
-    let mut top = 0;
-    for i in 1..scores.len() {
-        if scores[i] > scores[top] {
-            top = i;
-        }
-    }
+    // Of equals the first.
+    let highest = math::row_max(scores);
+    let top = scores.iter().position(|&x| x == highest).unwrap_or(0);
     // NaN is no temperature either.
-    if s.temperature.is_nan()
-        || s.temperature <= 0.0
-        || s.top_k == 1 && scores.iter().filter(|&&x| x == scores[top]).count() == 1
-    {
+    if s.temperature.is_nan() || s.temperature <= 0.0 {
         return answer(top);
     }
 
@@ -126,7 +119,6 @@ fn sample<'a>(raw: &[f32], s: Settings, seen: impl Iterator<Item = &'a i64>, roo
     if s.top_k > 0 && s.top_k < raw.len() {
         least = select(scores, |_| 1, 0, s.top_k as u64, candidates);
     }
-    let highest = scores[top];
     let exponents: &mut [f32] = bytemuck::cast_slice_mut(weights);
     exponents.iter_mut().zip(&*scores).for_each(|(e, &x)| *e = (x - highest) / s.temperature);
     math::apply_unary(Unary::Exp, exponents);

@@ -1,3 +1,5 @@
+use std::slice;
+
 use super::*;
 use crate::cpu::args::testing::{Rng, run as run_kernel, values};
 use crate::tensor::Tensor;
@@ -27,10 +29,8 @@ fn run_op(
 fn reference(logits: &[f32], seen: &[i64], [temperature, top_k, top_p, penalty, _]: Row) -> Vec<f64> {
     let n = logits.len();
     let mut x: Vec<f64> = logits.iter().map(|&v| f64::from(v)).collect();
-    for i in 0..n {
-        if seen.contains(&(i as i64)) {
-            x[i] = if x[i] < 0.0 { x[i] * f64::from(penalty) } else { x[i] / f64::from(penalty) };
-        }
+    for (_, v) in x.iter_mut().enumerate().filter(|(i, _)| seen.contains(&(*i as i64))) {
+        *v = if *v < 0.0 { *v * f64::from(penalty) } else { *v / f64::from(penalty) };
     }
     x.iter_mut().for_each(|v| *v /= f64::from(temperature));
     let mut sorted = x.clone();
@@ -89,7 +89,8 @@ fn equals_a_sort_of_everything() {
                 [1.0, 1.3, 0.7][case % 3],
                 (rng.float() + 1.0) / 2.0,
             ];
-            let (token, score) = run_op(&[logits.clone()], Some(&[seen.clone()]), &[params], None).unwrap();
+            let (token, score) =
+                run_op(slice::from_ref(&logits), Some(slice::from_ref(&seen)), &[params], None).unwrap();
             check(&logits, &seen, params, token[0], score[0]);
         }
     }
@@ -104,7 +105,7 @@ fn draws_follow_the_probabilities() {
     let mut counts = [0; 5];
     for i in 0..n {
         let draw = i as f32 / n as f32;
-        counts[run_op(&[logits.clone()], None, &[params(draw)], None).unwrap().0[0] as usize] += 1;
+        counts[run_op(slice::from_ref(&logits), None, &[params(draw)], None).unwrap().0[0] as usize] += 1;
     }
     for (count, p) in counts.iter().zip(&p) {
         assert!((f64::from(*count) / n as f64 - p).abs() <= 1.5 / n as f64, "{counts:?} {p}");
@@ -162,7 +163,8 @@ fn penalties_move_logits_away_from_their_tokens() {
 fn broken_logits_show() {
     for bad in [vec![1.0, f32::NAN], vec![f32::INFINITY, 1.0], vec![f32::NEG_INFINITY; 3], vec![-f32::NAN; 20]] {
         for temperature in [0.0, 1.0] {
-            let (token, score) = run_op(&[bad.clone()], None, &[[temperature, 2.0, 0.5, 1.0, 0.5]], None).unwrap();
+            let (token, score) =
+                run_op(slice::from_ref(&bad), None, &[[temperature, 2.0, 0.5, 1.0, 0.5]], None).unwrap();
             assert!(token[0] == 0 && score[0].is_nan(), "{bad:?}: {token:?} {score:?}");
         }
     }
