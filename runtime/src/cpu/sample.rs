@@ -19,6 +19,9 @@ const ONE: f32 = (1u32 << 31) as f32;
 /// Parts that a random number and top-p are counted in: what f32 resolves below 1.
 const PARTS: u32 = 1 << 24;
 
+/// Numbers of scratch memory for a logit.
+const ROOM: usize = 4;
+
 /// See [`crate::graph::Op::Sample`].
 pub(crate) fn run(
     cpu: &Cpu,
@@ -47,7 +50,7 @@ pub(crate) fn run(
         }
         earlier.push((ids.shape[1], integers(OP, ids)?));
     }
-    let mut room = cpu.scratch.take(batch * vocab * 3 * size_of::<u32>());
+    let mut room = cpu.scratch.take(batch * vocab * ROOM * size_of::<u32>());
     let room = SharedMut::new(bytemuck::cast_slice_mut::<u8, u32>(room.as_mut_slice()));
     let [tokens, scores] = outputs else { return Err(invalid(OP, "it has two outputs")) };
     let tokens = output(OP, std::slice::from_mut(tokens), 0, DType::I64, &[batch])?.as_mut_slice::<i64>()?;
@@ -59,7 +62,7 @@ pub(crate) fn run(
         let seen = earlier.iter().flat_map(|(n, ids)| &ids[row * n..][..*n]);
         // SAFETY: each row has its own part of the scratch memory and its own element of the outputs.
         let (room, token, score) =
-            unsafe { (room.slice(row * vocab * 3, vocab * 3), tokens.slice(row, 1), scores.slice(row, 1)) };
+            unsafe { (room.slice(row * vocab * ROOM, vocab * ROOM), tokens.slice(row, 1), scores.slice(row, 1)) };
         (token[0], score[0]) = sample(raw, Settings::new(params), seen, room);
     });
     Ok(())
@@ -81,10 +84,11 @@ impl Settings {
     }
 }
 
-/// One row: the token and its log-probability. `room` holds three numbers a logit.
+/// One row: the token and its log-probability. `room` holds [`ROOM`] numbers a logit.
 fn sample<'a>(raw: &[f32], s: Settings, seen: impl Iterator<Item = &'a i64>, room: &mut [u32]) -> (i64, f32) {
-    let (scores, rest) = room.split_at_mut(raw.len());
-    let (weights, candidates) = rest.split_at_mut(raw.len());
+    let mut parts = room.chunks_exact_mut(raw.len());
+    let mut part = || parts.next().unwrap_or_default();
+    let (scores, weights, candidates, ids) = (part(), part(), part(), part());
     let scores: &mut [f32] = bytemuck::cast_slice_mut(scores);
 
     let max = math::row_max(raw);
@@ -115,30 +119,37 @@ fn sample<'a>(raw: &[f32], s: Settings, seen: impl Iterator<Item = &'a i64>, roo
         return answer(top);
     }
 
-    let mut least = 0;
-    if s.top_k > 0 && s.top_k < raw.len() {
-        least = select(scores, |_| 1, 0, s.top_k as u64, candidates);
+    // What top-k keeps moves to the front, so that the exponentials of the many others are never taken.
+    let mut kept = scores.len();
+    if s.top_k > 0 && s.top_k < kept {
+        let least = select(scores, |_| 1, s.top_k as u64, candidates);
+        kept = 0;
+        for i in 0..scores.len() {
+            if order(scores[i]) >= least {
+                (scores[kept], ids[kept]) = (scores[i], i as u32);
+                kept += 1;
+            }
+        }
+    } else {
+        ids.iter_mut().zip(0..).for_each(|(id, i)| *id = i);
     }
+    let (scores, weights) = (&scores[..kept], &mut weights[..kept]);
     let exponents: &mut [f32] = bytemuck::cast_slice_mut(weights);
-    exponents.iter_mut().zip(&*scores).for_each(|(e, &x)| *e = (x - highest) / s.temperature);
+    exponents.iter_mut().zip(scores).for_each(|(e, &x)| *e = (x - highest) / s.temperature);
     math::apply_unary(Unary::Exp, exponents);
     weights.iter_mut().for_each(|w| *w = (f32::from_bits(*w) * ONE) as u32);
-    let weights = &*weights;
-    let total = |least: u32| {
-        scores.iter().zip(weights).map(|(&x, &w)| if order(x) >= least { u64::from(w) } else { 0 }).sum::<u64>()
-    };
+    let total = |weights: &[u32]| weights.iter().map(|&w| u64::from(w)).sum::<u64>();
     if s.top_p < 1.0 {
-        let wanted = share(total(least), s.top_p).max(1);
-        least = select(scores, |i| u64::from(weights[i]), least, wanted, candidates);
+        let wanted = share(total(weights), s.top_p).max(1);
+        let least = select(scores, |i| weights[i].into(), wanted, candidates);
+        weights.iter_mut().zip(scores).filter(|(_, x)| order(**x) < least).for_each(|(w, _)| *w = 0);
     }
-    let drawn = share(total(least), s.draw);
+    let drawn = share(total(weights), s.draw);
     let mut so_far = 0;
-    for (i, (&x, &w)) in scores.iter().zip(weights).enumerate() {
-        if order(x) >= least {
-            so_far += u64::from(w);
-            if so_far > drawn {
-                return answer(i);
-            }
+    for (&w, &id) in weights.iter().zip(&*ids) {
+        so_far += u64::from(w);
+        if so_far > drawn {
+            return answer(id as usize);
         }
     }
     answer(top)
@@ -162,9 +173,9 @@ fn order(x: f32) -> u32 {
     if bits >> 31 == 1 { !bits } else { bits | 1 << 31 }
 }
 
-/// The largest `least` such that the weights of all scores at or above it (and at or above `floor`) reach `wanted`,
-/// which is more than 0 and at most the sum of them all.
-fn select(scores: &[f32], weight: impl Fn(usize) -> u64, floor: u32, wanted: u64, candidates: &mut [u32]) -> u32 {
+/// The largest `least` such that the weights of all scores at or above it reach `wanted`, which is more than 0 and at
+/// most the sum of them all.
+fn select(scores: &[f32], weight: impl Fn(usize) -> u64, wanted: u64, candidates: &mut [u32]) -> u32 {
     let mut above = 0;
     let mut prefix = 0;
     let mut count = 0;
@@ -172,12 +183,7 @@ fn select(scores: &[f32], weight: impl Fn(usize) -> u64, floor: u32, wanted: u64
         let mut bins = [0u64; 256];
         let mut add = |i: usize, key: u32| bins[(key >> shift) as usize & 255] += weight(i);
         if shift == 24 {
-            for (i, &x) in scores.iter().enumerate() {
-                let key = order(x);
-                if key >= floor {
-                    add(i, key);
-                }
-            }
+            scores.iter().enumerate().for_each(|(i, &x)| add(i, order(x)));
         } else {
             candidates[..count].iter().for_each(|&i| add(i as usize, order(scores[i as usize])));
         }
@@ -190,8 +196,7 @@ fn select(scores: &[f32], weight: impl Fn(usize) -> u64, floor: u32, wanted: u64
         // What shares all bytes found so far is looked at again.
         if shift == 24 {
             for (i, &x) in scores.iter().enumerate() {
-                let key = order(x);
-                if key >= floor && key >> 24 == prefix >> 24 {
+                if order(x) >> 24 == prefix >> 24 {
                     candidates[count] = i as u32;
                     count += 1;
                 }
