@@ -21,6 +21,7 @@ pub(crate) mod packed;
 pub(crate) mod parallel;
 pub(crate) mod quantize;
 pub(crate) mod reduce;
+pub(crate) mod sample;
 pub(crate) mod softmax;
 #[cfg(test)]
 mod speed;
@@ -110,6 +111,7 @@ impl Cpu {
             Op::Size => layout::generate::size(inputs, outputs),
             Op::CumSum { exclusive, reverse } => layout::scan::cumsum(*exclusive, *reverse, inputs, outputs),
             Op::Trilu { upper } => layout::scan::trilu(*upper, inputs, outputs),
+            Op::Sample => sample::run(self, inputs, outputs),
             Op::NonZero => Err(KernelError::Unsupported {
                 backend: "cpu",
                 op: op.name(),

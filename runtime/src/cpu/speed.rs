@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::matmul::kernel::{Kernel, Number};
 use super::{Cpu, conv, integer, matmul, nbits};
-use crate::graph::{Conv, MatMul, MatMulIntegerToFloat, MatMulNBits, Padding, Unary, Window};
+use crate::graph::{Conv, MatMul, MatMulIntegerToFloat, MatMulNBits, Op, Padding, Unary, Window};
 use crate::tensor::{AlignedBytes, ConstantId, DType, Tensor, TensorView, TensorViewMut};
 
 /// Seconds that this thread has run, where the system tells it: other work on the machine counts less then. Work on other
@@ -236,5 +236,35 @@ fn speed() {
                 time * 1e3
             );
         }
+    }
+}
+
+#[test]
+#[ignore = "measures"]
+fn speed_of_sampling() {
+    let cpu = Cpu::new(1);
+    let shape = [1, 49_152];
+    let logits: Vec<f32> = floats(&shape).to_f32_vec().unwrap().iter().map(|v| v * 100.0).collect();
+    let logits = Tensor::from_slice(&shape, &logits).unwrap();
+    let history = Tensor::from_slice(&[1, 512], &(0..512i64).collect::<Vec<_>>()).unwrap();
+    println!("sampling of {} tokens, ms", shape[1]);
+    for (name, params) in [
+        ("greedy", [0.0f32, 0.0, 1.0, 1.0, 0.5]),
+        ("temperature", [0.8, 0.0, 1.0, 1.0, 0.5]),
+        ("top-k 40", [0.8, 40.0, 1.0, 1.1, 0.5]),
+        ("top-p 0.9", [0.8, 0.0, 0.9, 1.1, 0.5]),
+        ("both", [0.8, 40.0, 0.9, 1.1, 0.5]),
+    ] {
+        let params = Tensor::from_slice(&[1, params.len()], &params).unwrap();
+        let inputs = [Some(logits.view()), Some(history.view()), Some(params.view())];
+        let (mut token, mut score) = ([0i64], [0f32]);
+        let seconds = best(1, || {
+            let mut outputs = [
+                TensorViewMut { dtype: DType::I64, shape: &[1], bytes: bytemuck::cast_slice_mut(&mut token) },
+                TensorViewMut { dtype: DType::F32, shape: &[1], bytes: bytemuck::cast_slice_mut(&mut score) },
+            ];
+            cpu.run(&Op::Sample, &inputs, &mut outputs).unwrap();
+        });
+        println!("{name:>12} {:.3}", seconds * 1e3);
     }
 }

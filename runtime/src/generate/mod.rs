@@ -1,10 +1,33 @@
-//! Decoders: sequences of tokens, with caches that stay on the device.
+//! Text from decoders: sequences of tokens, with caches that stay on the device; which token comes next, and what becomes
+//! of it.
+//!
+//! - [`decoder`] turns one or two graphs into a decoder; [`state`] is one sequence with its caches.
+//! [`sampling`] says how a token is chosen (the choice itself is the operator [`crate::graph::Op::Sample`], so that it
+//! runs where the logits lie, and [`sampler`] puts it there); [`detokenize`] turns tokens into pieces of text, and [`stop`] ends the text at stop strings;
+//! [`beam`] follows several texts at once; [`chat`] writes a conversation as the text that a model knows.
+//! Nothing here knows a model's name, a file or a clock.
 
-mod decoder;
+pub mod beam;
+#[cfg(feature = "chat")]
+pub mod chat;
+#[cfg(feature = "text")]
+pub mod detokenize;
+pub mod decoder;
 mod error;
-mod state;
+pub mod sampler;
+pub mod sampling;
+pub mod state;
+pub mod stop;
 mod trim;
 
+pub use beam::{BeamError, BeamOptions, BeamSearch, Candidate, Hypothesis, Next};
+#[cfg(feature = "chat")]
+pub use chat::{ChatError, ChatFiles, ChatOptions, ChatTemplate, Content, Message, Part};
+#[cfg(feature = "text")]
+pub use detokenize::{DetokenizeError, Detokenizer};
 pub use decoder::{Decoder, Feed};
 pub use error::DecoderError;
+pub use sampler::append_sampler;
+pub use sampling::{EarlyStopping, GenerationConfig, Sampling, SamplingError, uniform};
 pub use state::State;
+pub use stop::{StopError, StopStrings};

@@ -189,7 +189,33 @@ pub enum Op {
         /// Keep the upper triangle, else the lower.
         upper: bool,
     },
+    /// Chooses a token for each row. ONNX has no such operator: Lenslet adds it behind a decoder's logits, so that one
+    /// number a row leaves the device.
+    ///
+    /// Inputs: `logits` f32 \[batch, vocab\], `history?` i64 or i32 \[batch, n\], `params` f32 \[batch or 1,
+    /// [`SAMPLE_PARAMS`]\], `recent?` i64 or i32 \[batch, m\]. Outputs: `token` i64 \[batch\], `log_probability`
+    /// f32 \[batch\].
+    ///
+    /// `history` and `recent` hold the ids that the repetition penalty is for; there are two so that the tokens that
+    /// the host knows and those that only the device knows yet need not be joined. Ids outside the vocabulary count for
+    /// nothing: fill with -1. A row of `params` is the temperature, top-k (0: off), top-p (1: off), the repetition
+    /// penalty (1: off) and a random number in 0..1; it is an input and no attribute so that nothing is planned or
+    /// compiled again.
+    ///
+    /// The order is that of transformers' logits processors and warpers: repetition penalty, temperature, top-k,
+    /// top-p, draw. Temperature 0 takes the largest logit, of equals the one with the lowest id. Equal logits stand or
+    /// fall together: all that equal the last of the top k, or the last that is needed to reach top-p, stay. The draw
+    /// takes the first token, by id, at which the probabilities summed up exceed the random number. Weights are whole
+    /// multiples of 2^-31 of the largest and are summed exactly, so that backends differ only where their exponential
+    /// function does.
+    ///
+    /// `log_probability` is that of the token under the logits as they came, without penalty and temperature. It is NaN
+    /// (and the token 0) if a logit of the row is NaN or plus infinity, or if all are minus infinity.
+    Sample,
 }
+
+/// Columns of the `params` of [`Op::Sample`].
+pub const SAMPLE_PARAMS: usize = 5;
 
 impl Op {
     /// The name that plans, reports and errors use.
@@ -310,6 +336,7 @@ impl Op {
             Op::NonZero => "NonZero",
             Op::CumSum { .. } => "CumSum",
             Op::Trilu { .. } => "Trilu",
+            Op::Sample => "Sample",
         }
     }
 

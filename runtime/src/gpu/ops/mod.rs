@@ -29,6 +29,7 @@ pub(crate) mod norm;
 pub(crate) mod quantize;
 pub(crate) mod reduce;
 pub(crate) mod rotary;
+pub(crate) mod sample;
 pub(crate) mod select;
 pub(crate) mod shared;
 pub(crate) mod softmax;
@@ -158,6 +159,7 @@ pub(crate) fn supports(op: &Op, facts: &Facts<'_>) -> bool {
         Op::Softmax { axis, .. } => softmax::supports(*axis, facts),
         Op::Norm(n) => norm::supports(n, facts),
         Op::RotaryEmbedding(r) => rotary::supports(r, facts),
+        Op::Sample => sample::supports(facts),
 
         Op::MatMul(m) => matmul::supports(m, facts),
         Op::MatMulInteger | Op::MatMulIntegerToFloat(_) => integer::supports(op, facts),
@@ -186,6 +188,7 @@ pub(crate) fn record(op: &Op, ctx: &Ctx<'_>) -> Result<(), KernelError> {
         Op::Softmax { axis, zero_masked_rows } => softmax::record(*axis, *zero_masked_rows, ctx),
         Op::Norm(n) => norm::record(n, ctx),
         Op::RotaryEmbedding(r) => rotary::record(r, ctx),
+        Op::Sample => sample::record(ctx),
 
         Op::MatMul(m) => matmul::record(m, ctx),
         Op::MatMulInteger | Op::MatMulIntegerToFloat(_) => integer::record(op, ctx),
@@ -214,6 +217,7 @@ fn variants(caps: &Caps) -> Vec<PipelineKey> {
         softmax::variants(caps),
         norm::variants(caps),
         rotary::variants(caps),
+        sample::variants(caps),
         //
         matmul::variants(caps),
         integer::variants(caps),

@@ -143,7 +143,8 @@ fn infer_shapes(op: &Op, inputs: &Inputs, outputs: usize) -> Inferred {
         | Op::Norm(_)
         | Op::Attention(_)
         | Op::GroupQueryAttention(_)
-        | Op::RotaryEmbedding(_) => neural::infer(op, inputs),
+        | Op::RotaryEmbedding(_)
+        | Op::Sample => neural::infer(op, inputs),
         Op::Split { axis, sizes } => {
             let from_input = if inputs.get(1).is_some() {
                 Some(inputs.ints(1).ok_or("the sizes of the parts are only known at run time")?)

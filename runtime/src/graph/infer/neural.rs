@@ -1,7 +1,7 @@
 //! Shapes of products, convolutions, norms and attention.
 
 use super::{Inferred, Inputs, broadcast, resolve_axis};
-use crate::graph::{Dim, Fact, HeadLayout, Op, Window};
+use crate::graph::{Dim, Fact, HeadLayout, Op, SAMPLE_PARAMS, Window};
 use crate::tensor::DType;
 
 pub(super) fn infer(op: &Op, inputs: &Inputs) -> Inferred {
@@ -108,6 +108,26 @@ pub(super) fn infer(op: &Op, inputs: &Inputs) -> Inferred {
             let cache = Fact::new(q.dtype, vec![batch.clone(), a.kv_heads.into(), total.at_least(&past), size.clone()]);
             let y = vec![batch.clone(), sequence.clone(), size.mul(&a.heads.into())];
             Ok(vec![Fact::new(q.dtype, y), cache.clone(), cache])
+        }
+        Op::Sample => {
+            let (logits, params) = (inputs.need(0)?, inputs.need(2)?);
+            let [batch, _] = logits.shape.as_slice() else { return Err(format!("the logits are {logits}")) };
+            if logits.dtype != DType::F32 || params.dtype != DType::F32 {
+                return Err(format!("the logits are {logits} and the parameters {params}, not f32"));
+            }
+            // Sizes that are not known yet are checked when they are.
+            let differ = |a: &Dim, b: &Dim| matches!((a.as_const(), b.as_const()), (Some(a), Some(b)) if a != b);
+            let rows_fit = |d: &Dim| !differ(d, batch) || d.as_const() == Some(1);
+            if !matches!(params.shape.as_slice(), [b, n] if rows_fit(b) && !differ(n, &SAMPLE_PARAMS.into())) {
+                return Err(format!("parameters {params} for logits {logits}"));
+            }
+            for ids in [inputs.get(1), inputs.get(3)].into_iter().flatten() {
+                let whole = matches!(ids.dtype, DType::I64 | DType::I32);
+                if !whole || !matches!(ids.shape.as_slice(), [b, _] if !differ(b, batch)) {
+                    return Err(format!("earlier tokens {ids} for logits {logits}"));
+                }
+            }
+            Ok(vec![Fact::new(DType::I64, vec![batch.clone()]), Fact::new(DType::F32, vec![batch.clone()])])
         }
         _ => Err("has no shape inference".into()),
     }
