@@ -5,12 +5,14 @@
 //! where `next` cannot.
 
 use super::error::DecoderError;
+use super::sampler::{HISTORY, LOG_PROBABILITY, PARAMS, TOKEN, append_sampler};
+use super::sampling::Sampling;
 use super::state::State;
 use super::trim;
 use crate::graph::{Graph, ValueId};
 use crate::optimize::{OptimizeError, optimize, share_constants};
 use crate::plan::Ports;
-use crate::tensor::{Bool, DType, Tensor};
+use crate::tensor::{Bool, DType, Tensor, TensorError};
 use crate::{Session, SessionOptions};
 
 /// What the names of caches begin with, as inputs and as outputs.
@@ -29,8 +31,18 @@ pub struct Decoder {
 struct Phase {
     session: Session,
     ports: Ports,
-    /// The position of the logits among the outputs.
+    /// The positions of the logits, the chosen token and its log-probability among the outputs.
     logits: usize,
+    choice: [usize; 2],
+}
+
+/// A token that was chosen for one row of the batch.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Choice {
+    /// Its id.
+    pub token: u32,
+    /// The logarithm of the probability that the sampling gave it.
+    pub log_probability: f32,
 }
 
 /// What is added to a sequence: as many positions for each row of the batch.
@@ -137,28 +149,67 @@ impl Decoder {
     /// Adds to a sequence and returns the logits f32 [batch, vocabulary] of the last position. After an error the sequence is
     /// as it was.
     pub async fn run(&self, state: &mut State, feed: Feed<'_>) -> Result<Tensor, DecoderError> {
-        let positions = self.check(state, &feed)?;
-        let phase = match &self.first {
+        let (positions, mask) = self.begin(state, &feed)?;
+        let phase = self.phase(state);
+        let sampling = Sampling::default();
+        let mut outputs = phase.run(state, &feed, positions, &mask, (&sampling, &[]), &[phase.logits]).await?;
+        let logits = outputs.remove(0);
+        let broken = logits.as_slice::<f32>().is_ok_and(|l| l.iter().any(|x| x.is_nan()));
+        self.end(phase, state, mask, positions, broken).await?;
+        let shape = [state.batch(), self.vocabulary];
+        logits.reshaped(&shape).map_err(|e| DecoderError::Mismatch(format!("the logits: {e}")))
+    }
+
+    /// Adds to a sequence and chooses a token for each row of the batch, where the logits lie. `history` holds the tokens of each
+    /// row that a repetition penalty counts. After an error the sequence is as it was.
+    pub async fn choose(
+        &self,
+        state: &mut State,
+        feed: Feed<'_>,
+        sampling: &Sampling,
+        history: &[&[u32]],
+    ) -> Result<Vec<Choice>, DecoderError> {
+        let (positions, mask) = self.begin(state, &feed)?;
+        let phase = self.phase(state);
+        let outputs = phase.run(state, &feed, positions, &mask, (sampling, history), &phase.choice).await?;
+        let (tokens, scores) = (outputs[0].to_i64_vec(), outputs[1].to_f32_vec());
+        let (Some(tokens), Some(scores)) = (tokens, scores) else {
+            return Err(DecoderError::Mismatch("the chosen tokens are not numbers".into()));
+        };
+        self.end(phase, state, mask, positions, scores.iter().any(|s| s.is_nan())).await?;
+        let choice = |(token, log_probability)| Choice { token: token as u32, log_probability };
+        Ok(tokens.into_iter().zip(scores).map(choice).collect())
+    }
+
+    fn phase(&self, state: &State) -> &Phase {
+        match &self.first {
             Some(first) if state.is_empty() => first,
             _ => &self.next,
-        };
-        let mask = state.with(positions, feed.mask);
-        let inputs = phase.inputs(state, &feed, positions, &mask)?;
-        let inputs: Vec<(&str, Tensor)> = inputs.iter().map(|(n, t)| (n.as_str(), t.clone())).collect();
-        let mut outputs =
-            phase.session.run_with_caches(&inputs, &[phase.logits], &phase.ports, &mut state.caches).await?;
-        let logits = outputs.remove(0);
-        let numbers = logits.as_slice::<f32>().is_ok_and(|l| l.iter().all(|x| !x.is_nan()));
-        let fixed = |name: &str| is_fixed(name);
-        if !numbers {
+        }
+    }
+
+    fn begin(&self, state: &State, feed: &Feed<'_>) -> Result<(usize, Vec<Vec<bool>>), DecoderError> {
+        let positions = self.check(state, feed)?;
+        Ok((positions, state.with(positions, feed.mask)))
+    }
+
+    /// Counts what was added, or takes it back if it led to what is not a number.
+    async fn end(
+        &self,
+        phase: &Phase,
+        state: &mut State,
+        mask: Vec<Vec<bool>>,
+        positions: usize,
+        broken: bool,
+    ) -> Result<(), DecoderError> {
+        if broken {
             let layer = self.first_broken_layer(phase, state).await?;
             let step = state.calls();
-            state.undo(&self.caches, fixed);
+            state.undo(&self.caches, is_fixed);
             return Err(DecoderError::NotANumber { step, layer });
         }
         state.accept(mask, positions);
-        let shape = [state.batch(), self.vocabulary];
-        logits.reshaped(&shape).map_err(|e| DecoderError::Mismatch(format!("the logits: {e}")))
+        Ok(())
     }
 
     /// Forgets all positions behind the first `positions`; what they are computed from stays.
@@ -221,8 +272,11 @@ impl Decoder {
 
 impl Phase {
     fn new(session: Session, caches: &[String]) -> Result<Phase, DecoderError> {
-        let logits = session.outputs().iter().position(|o| &*o.name == "logits");
-        let logits = logits.ok_or_else(|| DecoderError::NotADecoder("it has no output logits".into()))?;
+        let output = |name: &str| {
+            let at = session.outputs().iter().position(|o| &*o.name == name);
+            at.ok_or_else(|| DecoderError::NotADecoder(format!("it has no output {name}")))
+        };
+        let (logits, choice) = (output("logits")?, [output(TOKEN)?, output(LOG_PROBABILITY)?]);
         let takes_fixed = session.inputs().iter().any(|i| i.name.strip_prefix(PAST).is_some_and(is_fixed));
         let names: Vec<(String, String)> = caches
             .iter()
@@ -233,7 +287,25 @@ impl Phase {
             })
             .collect();
         let ports = session.ports(names.iter().map(|(i, o)| (i.as_str(), o.as_str())));
-        Ok(Phase { session, ports, logits })
+        Ok(Phase { session, ports, logits, choice })
+    }
+
+    async fn run(
+        &self,
+        state: &mut State,
+        feed: &Feed<'_>,
+        positions: usize,
+        mask: &[Vec<bool>],
+        (sampling, history): (&Sampling, &[&[u32]]),
+        wanted: &[usize],
+    ) -> Result<Vec<Tensor>, DecoderError> {
+        let mut inputs = self.inputs(state, feed, positions, mask)?;
+        let bad = |e: TensorError| DecoderError::Mismatch(e.to_string());
+        let (batch, step) = (state.batch(), state.calls() as u64);
+        inputs.push((PARAMS.into(), sampling.params(step, batch).map_err(bad)?));
+        inputs.push((HISTORY.into(), padded_history(history, batch).map_err(bad)?));
+        let inputs: Vec<(&str, Tensor)> = inputs.iter().map(|(n, t)| (n.as_str(), t.clone())).collect();
+        Ok(self.session.run_with_caches(&inputs, wanted, &self.ports, &mut state.caches).await?)
     }
 
     /// The graph's inputs, caches apart, for `positions` more positions; `mask` covers them and all before.
@@ -265,7 +337,7 @@ impl Phase {
                     integers(values, [batch, state.positions() + positions])?
                 }
                 "position_ids" => integers(position_ids(mask, positions), [batch, positions])?,
-                _ if name.starts_with(PAST) => continue,
+                _ if name.starts_with(PAST) || name == PARAMS || name == HISTORY => continue,
                 _ => match state.encoder().iter().find(|(n, _)| *n == name) {
                     Some((_, tensor)) => tensor.clone(),
                     None => {
@@ -278,6 +350,16 @@ impl Phase {
         }
         Ok(list)
     }
+}
+
+/// The tokens of each row as one tensor [batch, longest, at least 1], filled with -1.
+fn padded_history(history: &[&[u32]], batch: usize) -> Result<Tensor, TensorError> {
+    let longest = history.iter().map(|h| h.len()).max().unwrap_or(0).max(1);
+    let mut all = vec![-1i64; batch * longest];
+    for (row, tokens) in all.chunks_exact_mut(longest).zip(history) {
+        row.iter_mut().zip(*tokens).for_each(|(slot, &t)| *slot = t as i64);
+    }
+    Tensor::from_slice(&[batch, longest], &all)
 }
 
 /// The number of each of the last `positions` positions among those that count.
@@ -316,11 +398,10 @@ fn names<'g>(graph: &'g Graph, values: &'g [ValueId]) -> impl Iterator<Item = &'
 fn prepare(graph: &mut Graph) -> Result<(), DecoderError> {
     let failed = |e: OptimizeError| DecoderError::NotADecoder(e.to_string());
     optimize(graph).map_err(failed)?;
-    if trim::last_position(graph, "logits") {
-        Ok(())
-    } else {
-        Err(DecoderError::NotADecoder("it has no output logits of three dimensions".into()))
-    }
+    let last = trim::last_position(graph, "logits");
+    let logits = last.ok_or_else(|| DecoderError::NotADecoder("it has no output logits of three dimensions".into()))?;
+    append_sampler(graph, logits, true).map_err(DecoderError::NotADecoder)?;
+    if graph.sort() { Ok(()) } else { Err(DecoderError::NotADecoder("its graph has a cycle".into())) }
 }
 
 /// Inputs of the branch that was not taken are not asked for.

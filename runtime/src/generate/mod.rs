@@ -10,10 +10,11 @@
 pub mod beam;
 #[cfg(feature = "chat")]
 pub mod chat;
+pub mod decoder;
 #[cfg(feature = "text")]
 pub mod detokenize;
-pub mod decoder;
 mod error;
+pub mod generation;
 pub mod sampler;
 pub mod sampling;
 pub mod state;
@@ -23,10 +24,11 @@ mod trim;
 pub use beam::{BeamError, BeamOptions, BeamSearch, Candidate, Hypothesis, Next};
 #[cfg(feature = "chat")]
 pub use chat::{ChatError, ChatFiles, ChatOptions, ChatTemplate, Content, Message, Part};
+pub use decoder::{Choice, Decoder, Feed};
 #[cfg(feature = "text")]
 pub use detokenize::{DetokenizeError, Detokenizer};
-pub use decoder::{Decoder, Feed};
 pub use error::DecoderError;
+pub use generation::{Finish, GenerateOptions, Generation, Prompt};
 pub use sampler::append_sampler;
 pub use sampling::{EarlyStopping, GenerationConfig, Sampling, SamplingError, uniform};
 pub use state::State;

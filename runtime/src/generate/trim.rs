@@ -4,13 +4,13 @@
 use crate::graph::{Graph, Op, ValueId, infer_graph};
 use crate::tensor::Tensor;
 
-/// Slices output `name` [batch, positions, ..] to its last position, as early as that gives the same numbers. `false` if there
-/// is no such output.
-pub(super) fn last_position(graph: &mut Graph, name: &str) -> bool {
-    let Some(at) = graph.output_names.iter().position(|n| &**n == name) else { return false };
+/// Slices output `name` [batch, positions, ..] to its last position, as early as that gives the same numbers. Returns the
+/// output's value, or `None` if there is no such output.
+pub(super) fn last_position(graph: &mut Graph, name: &str) -> Option<ValueId> {
+    let at = graph.output_names.iter().position(|n| &**n == name)?;
     let logits = graph.outputs[at];
     if graph.fact(logits).is_none_or(|f| f.rank() != 3) {
-        return false;
+        return None;
     }
     let readers = graph.consumers();
     let mut node = None;
@@ -33,7 +33,7 @@ pub(super) fn last_position(graph: &mut Graph, name: &str) -> bool {
         None => graph.outputs[at] = last,
     }
     // The slice stands at the end of the order, and has no facts yet.
-    graph.sort() && infer_graph(graph).is_ok()
+    (graph.sort() && infer_graph(graph).is_ok()).then(|| graph.outputs[at])
 }
 
 /// The node that makes `value` from the rows of its first input [batch, positions, ..], one by one, and that input.
@@ -84,7 +84,7 @@ mod tests {
         g.add_output("hidden", h);
         infer_graph(&mut g).unwrap();
         let whole = Session::new(g.clone(), SessionOptions::default());
-        assert!(last_position(&mut g, "logits"));
+        assert!(last_position(&mut g, "logits").is_some());
         let order: Vec<_> = g.nodes().map(|(_, n)| n.op.name()).collect();
         assert_eq!(order, ["Tanh", "Slice", "MatMul"], "not in front of what another output shows");
         let trimmed = Session::new(g, SessionOptions::default());

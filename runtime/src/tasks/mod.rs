@@ -20,6 +20,8 @@ pub mod similarity;
 pub mod text;
 pub mod tokens;
 pub mod tower;
+#[cfg(feature = "text")]
+pub mod writing;
 
 #[cfg(test)]
 mod testing;

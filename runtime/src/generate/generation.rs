@@ -1,0 +1,136 @@
+//! The loop: a prompt, then one token after another, until the model or the caller has had enough.
+
+use super::decoder::{Choice, Decoder, Feed};
+use super::error::DecoderError;
+use super::sampling::Sampling;
+use super::state::State;
+use crate::tensor::Tensor;
+
+/// When to stop, and how to choose.
+#[derive(Clone, Debug, Default)]
+pub struct GenerateOptions {
+    /// How the next token is chosen.
+    pub sampling: Sampling,
+    /// Tokens to make at most.
+    pub max_new_tokens: usize,
+    /// Tokens that end the text; they are not part of it.
+    pub end: Vec<u32>,
+}
+
+/// Why there are no more tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// The model ended its text.
+    End,
+    /// As many tokens as were asked for.
+    Length,
+    /// The context is full.
+    Context,
+}
+
+impl Finish {
+    /// The name that OpenAI's interface gives it: `stop` or `length`.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Finish::End => "stop",
+            Finish::Length | Finish::Context => "length",
+        }
+    }
+}
+
+/// One text while it is made. Dropping it stops; what it computed stays in its [`State`].
+pub struct Generation<'d> {
+    decoder: &'d Decoder,
+    state: State,
+    options: GenerateOptions,
+    /// Tokens before and since, for a repetition penalty.
+    history: Vec<u32>,
+    made: usize,
+    /// Chosen, and not yet given out.
+    next: Option<Choice>,
+    finish: Option<Finish>,
+}
+
+/// A prompt: token ids, and embeddings where the decoder takes these.
+pub struct Prompt {
+    /// Ids, for the history, and as input of decoders that read ids.
+    pub tokens: Vec<u32>,
+    /// Embeddings f32 [1, tokens, width].
+    pub embeddings: Option<Tensor>,
+}
+
+impl From<Vec<u32>> for Prompt {
+    fn from(tokens: Vec<u32>) -> Self {
+        Prompt { tokens, embeddings: None }
+    }
+}
+
+impl<'d> Generation<'d> {
+    /// Reads the prompt into `state` (of one row), and chooses the first token.
+    pub async fn begin(
+        decoder: &'d Decoder,
+        mut state: State,
+        prompt: Prompt,
+        options: GenerateOptions,
+    ) -> Result<Generation<'d>, DecoderError> {
+        options.sampling.validate().map_err(|e| DecoderError::Mismatch(e.to_string()))?;
+        state.reserve(state.positions() + prompt.tokens.len() + options.max_new_tokens);
+        let feed = Feed { tokens: Some(&prompt.tokens), embeddings: prompt.embeddings, mask: None };
+        let history = prompt.tokens.clone();
+        let seen: &[&[u32]] = if options.sampling.needs_history() { &[&history] } else { &[] };
+        let first = decoder.choose(&mut state, feed, &options.sampling, seen).await?;
+        Ok(Generation { decoder, state, history, made: 0, next: first.first().copied(), finish: None, options })
+    }
+
+    /// The next token, or `None` once the text has ended.
+    pub async fn next(&mut self) -> Result<Option<Choice>, DecoderError> {
+        if self.finish.is_some() {
+            return Ok(None);
+        }
+        if self.made == self.options.max_new_tokens {
+            self.finish = Some(Finish::Length);
+            return Ok(None);
+        }
+        let choice = match self.next.take() {
+            Some(choice) => choice,
+            None => {
+                if self.state.positions() >= self.state.limit() {
+                    self.finish = Some(Finish::Context);
+                    return Ok(None);
+                }
+                let last = [*self.history.last().unwrap_or(&0)];
+                let seen: &[&[u32]] = if self.options.sampling.needs_history() { &[&self.history] } else { &[] };
+                let feed = Feed::tokens(&last);
+                let choices = self.decoder.choose(&mut self.state, feed, &self.options.sampling, seen).await?;
+                choices[0]
+            }
+        };
+        if self.options.end.contains(&choice.token) {
+            self.finish = Some(Finish::End);
+            return Ok(None);
+        }
+        self.history.push(choice.token);
+        self.made += 1;
+        Ok(Some(choice))
+    }
+
+    /// Why the text has ended, if it has.
+    pub fn finished(&self) -> Option<Finish> {
+        self.finish
+    }
+
+    /// Tokens made so far.
+    pub fn made(&self) -> usize {
+        self.made
+    }
+
+    /// The sequence so far, to go on with.
+    pub fn into_state(self) -> State {
+        self.state
+    }
+
+    /// The sequence so far.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+}

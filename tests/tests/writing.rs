@@ -1,0 +1,152 @@
+//! Real weights: captions of pictograms, and the greedy tokens of a language model.
+
+use std::path::Path;
+
+use lenslet::generate::{Decoder, Feed};
+use lenslet::onnx::{Folder, ImportOptions};
+use lenslet::tasks::image::decode;
+use lenslet::tasks::writing::{Captioner, WritingFiles, WritingOptions};
+use lenslet::{Session, SessionOptions};
+use lenslet_tests::backend::Backend;
+use lenslet_tests::greedy::argmax;
+use lenslet_tests::native::{options, read, say, shared};
+use serde::Deserialize;
+
+#[derive(Deserialize)]
+struct Emoji {
+    file: String,
+    caption: String,
+    caption_quantized: String,
+}
+
+fn captioner(folder: &Path, suffix: &str, options: &SessionOptions) -> Captioner {
+    let file = |name: &str| read(folder.join(name));
+    let data = Folder(folder.into());
+    let encoder = Session::from_onnx(
+        &file(&format!("encoder_model{suffix}.onnx")),
+        &data,
+        &ImportOptions::default(),
+        options.clone(),
+    )
+    .unwrap();
+    let decoder =
+        Decoder::from_onnx(&file(&format!("decoder_model_merged{suffix}.onnx")), &data, options.clone()).unwrap();
+    let (growing, in_place) = decoder.caches();
+    assert_eq!(growing, in_place, "every cache grows in place");
+    let [model, generation, tokenizer, tokenizer_config, preprocessor] = [
+        "config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "preprocessor_config.json",
+    ]
+    .map(file);
+    let files = WritingFiles {
+        model: Some(&model),
+        generation: Some(&generation),
+        tokenizer: &tokenizer,
+        tokenizer_config: Some(&tokenizer_config),
+        preprocessor: Some(&preprocessor),
+        ..WritingFiles::default()
+    };
+    Captioner::new(encoder, decoder, &files).unwrap()
+}
+
+/// The share of `count` pictures whose caption is ONNX Runtime's.
+fn captions(backend: Backend, suffix: &str, count: usize, least: f64) {
+    let (Some(folder), Some(options)) = (shared("emoji-clip"), options(backend)) else { return };
+    let list: serde_json::Value = serde_json::from_slice(&read(folder.join("openmoji.json"))).unwrap();
+    let list = list.get("pictures").unwrap_or(&list).clone();
+    let list: Vec<Emoji> = serde_json::from_value(list).unwrap();
+    let captioner = captioner(&folder.join("captioner"), suffix, &options);
+    let step = list.len().div_ceil(count);
+    let mut different = vec![];
+    let mut done = 0;
+    for emoji in list.iter().step_by(step) {
+        let picture = decode(&read(folder.join(&emoji.file))).unwrap();
+        let got =
+            pollster::block_on(async { captioner.caption(&picture, &WritingOptions::default()).await?.rest().await });
+        let wanted = if suffix.is_empty() { &emoji.caption } else { &emoji.caption_quantized };
+        done += 1;
+        let got = got.unwrap();
+        if got.trim() != wanted.trim() {
+            different.push(format!("{}: {got:?}, ONNX Runtime {wanted:?}", emoji.file));
+        }
+    }
+    let share = 1.0 - different.len() as f64 / done as f64;
+    say(&format!("{} of {done} captions{suffix} equal, on {}", done - different.len(), backend.name()));
+    assert!(share >= least, "{share}:\n{}", different.join("\n"));
+}
+
+#[test]
+fn captions_on_the_cpu() {
+    captions(Backend::Cpu, "", 300, 0.99);
+}
+
+#[test]
+fn captions_in_int8_on_the_cpu() {
+    captions(Backend::Cpu, "_quantized", 300, 0.90);
+}
+
+#[test]
+fn captions_on_the_gpu() {
+    captions(Backend::Gpu, "", 40, 0.99);
+}
+
+#[test]
+fn captions_in_int8_on_the_gpu() {
+    captions(Backend::Gpu, "_quantized", 40, 0.90);
+}
+
+#[derive(Deserialize)]
+struct Continuation {
+    prompt_ids: Vec<u32>,
+    tokens: Vec<u32>,
+}
+
+/// Set to the folder that `make.py` of the shared SmolLM2 wrote.
+const SMOLLM2: &str = "LENSLET_SMOLLM2";
+
+fn language_model(backend: Backend, file: &str, least: usize) {
+    let (Some(folder), Some(options)) = (std::env::var_os(SMOLLM2), options(backend)) else {
+        say(&format!("skipped: {SMOLLM2} does not name the folder with {file}"));
+        return;
+    };
+    let folder = Path::new(&folder);
+    let all: serde_json::Value = serde_json::from_slice(&read(folder.join("greedy.json"))).unwrap();
+    let cases: std::collections::BTreeMap<String, Continuation> = serde_json::from_value(all[file].clone()).unwrap();
+    let options = SessionOptions { threads: 2, ..options };
+    let decoder = Decoder::from_onnx(&read(folder.join(file)), &Folder(folder.into()), options).unwrap();
+    let (growing, in_place) = decoder.caches();
+    assert_eq!(growing, in_place, "every cache grows in place");
+    for (name, case) in cases {
+        let limit = case.prompt_ids.len() + case.tokens.len();
+        let mut state = decoder.start(1, limit, vec![]);
+        state.reserve(limit);
+        let mut tokens = case.prompt_ids.clone();
+        for (at, &wanted) in case.tokens.iter().enumerate() {
+            let logits = pollster::block_on(decoder.run(&mut state, Feed::tokens(&tokens))).unwrap();
+            let logits = logits.as_slice::<f32>().unwrap();
+            let got = argmax(logits);
+            if got != wanted {
+                let gap = logits[got as usize] - logits[wanted as usize];
+                say(&format!("{file} {name}: token {at} is {got}, ONNX Runtime {wanted}, logits {gap} apart"));
+                assert!(at >= least && gap < 1e-2, "{file} {name}: token {at}, logits {gap} apart");
+                break;
+            }
+            tokens = vec![wanted];
+        }
+    }
+}
+
+#[test]
+fn smollm2_on_the_cpu() {
+    language_model(Backend::Cpu, "model.onnx", usize::MAX);
+    language_model(Backend::Cpu, "model_quantized.onnx", usize::MAX);
+}
+
+#[test]
+fn smollm2_on_the_gpu() {
+    language_model(Backend::Gpu, "model.onnx", 24);
+    language_model(Backend::Gpu, "model_quantized.onnx", 24);
+}
