@@ -123,7 +123,7 @@ impl ChatFiles<'_> {
 pub struct ChatOptions {
     /// End with the beginning of the assistant's answer.
     pub add_generation_prompt: bool,
-    /// Further variables, `tools` or `enable_thinking` for instance.
+    /// Further variables, `tools` or `enable_thinking` for instance. The keys of objects come out sorted.
     pub variables: serde_json::Map<String, Json>,
     /// The time for `strftime_now`, in seconds since 1970 of local time. `None` asks the system's clock (UTC); in a
     /// browser, where there is none to ask, a template that wants the time fails.

@@ -36,6 +36,8 @@ const HELD: usize = 32;
 /// exception: where byte tokens (`<0xE2>`) stop being UTF-8, a tokenizer takes back the characters before them, back to
 /// the last token that was none of these; what is out already stays here.
 ///
+/// To go on with a text, push its tokens first and drop what they give: then the first new word has its space.
+///
 /// `T` is the tokenizer, a reference to it, or an `Rc` or `Arc` of it.
 #[derive(Debug, Clone)]
 pub struct Detokenizer<T> {
