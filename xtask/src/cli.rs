@@ -7,6 +7,7 @@ use lexopt::prelude::*;
 
 use crate::browser::Device;
 use crate::error::Error;
+use crate::suite::Page;
 
 /// What `cargo xtask` without arguments prints.
 pub(crate) const USAGE: &str = "\
@@ -25,6 +26,7 @@ Tasks:
                 --device DEVICE    wasm or webgpu (default: wasm)
                 --filter TEXT      only cases whose name contains TEXT
                 --report FILE      where to write the report (default: target/xtask/suite-DEVICE.json)
+  pictures    Run photographs through the npm package in headless Chromium (options as above)
   demo        Build and serve the search page, and print its address
                 --port N           the port (default: any free one)
                 --isolated         serve it cross-origin isolated (COOP and COEP)
@@ -41,7 +43,7 @@ pub(crate) enum Task {
     Setup,
     BuildWeb(crate::build_web::Options),
     Test(crate::test::Options),
-    Suite(crate::suite::Options),
+    Suite(Page, crate::suite::Options),
     Demo(crate::demo::Options),
     Serve(crate::serve::Options),
 }
@@ -63,7 +65,8 @@ fn parse_task(parser: &mut lexopt::Parser) -> Result<Task, lexopt::Error> {
         "setup" => no_more(parser, Task::Setup),
         "build-web" => build_web(parser),
         "test" => test(parser),
-        "suite" => suite(parser),
+        "suite" => suite(parser, Page::Suite),
+        "pictures" => suite(parser, Page::Pictures),
         "demo" => demo(parser),
         "serve" => serve(parser),
         _ => Err(format!("there is no task `{name}`").into()),
@@ -105,12 +108,12 @@ fn test(parser: &mut lexopt::Parser) -> Result<Task, lexopt::Error> {
     Ok(Task::Test(options))
 }
 
-fn suite(parser: &mut lexopt::Parser) -> Result<Task, lexopt::Error> {
+fn suite(parser: &mut lexopt::Parser, page: Page) -> Result<Task, lexopt::Error> {
     let mut options = crate::suite::Options::default();
     while let Some(arg) = parser.next()? {
         match arg {
             Long("device") => match parser.value()?.parse()? {
-                Device::Auto => return Err("the suite needs --device wasm or webgpu".into()),
+                Device::Auto => return Err("these tests need --device wasm or webgpu".into()),
                 device => options.device = device,
             },
             Long("filter") => options.filter = Some(parser.value()?.string()?),
@@ -119,7 +122,7 @@ fn suite(parser: &mut lexopt::Parser) -> Result<Task, lexopt::Error> {
             other => return Err(other.unexpected()),
         }
     }
-    Ok(Task::Suite(options))
+    Ok(Task::Suite(page, options))
 }
 
 fn demo(parser: &mut lexopt::Parser) -> Result<Task, lexopt::Error> {
@@ -192,6 +195,7 @@ mod tests {
             "demo --device cuda",
             "demo --screenshot a.png",
             "suite --device auto",
+            "pictures --device auto",
             "serve",
             "serve a b",
         ] {

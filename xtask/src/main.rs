@@ -40,7 +40,7 @@ fn run(task: Task) -> Result<ExitCode, Error> {
         }
         // Its last line is the summary, on success and on failure.
         Task::Test(options) => return test::run(&workspace, &options),
-        Task::Suite(options) => suite::run(&workspace, &options)?,
+        Task::Suite(page, options) => suite::run(&workspace, page, &options)?,
         Task::Demo(options) => demo::run(&workspace, &options)?,
         Task::Serve(options) => serve::run(&options)?,
     }
