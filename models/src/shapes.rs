@@ -1,6 +1,6 @@
 //! Sensible sizes for the inputs of a graph that leaves them open, for reports and measurements.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use lenslet::TensorInfo;
 use lenslet::plan::Concrete;
@@ -11,17 +11,25 @@ const TOKENS: i64 = 16;
 /// Height and width of a picture when nothing else is said.
 const PIXELS: i64 = 224;
 
-/// Types and shapes for all inputs: those given by name, and defaults for the rest. A size that a given shape fixes
-/// holds in all inputs.
+/// Types and shapes for all inputs: those given by name, and defaults for the rest. A size that a given shape or `dims`, by
+/// the size's name, fixes holds in all inputs.
 ///
 /// # Errors
-/// A sentence that names the input, if a given one does not exist or does not fit.
+/// A sentence that names the input or the size, if a given one does not exist or does not fit.
 pub fn input_shapes(
     inputs: &[TensorInfo],
     given: &BTreeMap<String, Vec<usize>>,
+    dims: &BTreeMap<String, usize>,
     picture: Option<[u32; 2]>,
 ) -> Result<Vec<Concrete>, String> {
+    let symbols = open_sizes(inputs);
     let mut sizes: BTreeMap<String, i64> = BTreeMap::new();
+    for (name, &size) in dims {
+        if !symbols.contains(name) {
+            return Err(format!("there is no open size {name}; {}", names_of(&symbols)));
+        }
+        sizes.insert(name.clone(), size as i64);
+    }
     for (name, shape) in given {
         let Some(info) = inputs.iter().find(|info| *info.name == **name) else {
             let known: Vec<String> = inputs.iter().map(TensorInfo::to_string).collect();
@@ -52,6 +60,19 @@ pub fn input_shapes(
         (info.dtype, shape)
     });
     Ok(shapes.collect())
+}
+
+/// The names of the sizes that a graph's inputs leave open, the parts of sums among them.
+pub fn open_sizes(inputs: &[TensorInfo]) -> BTreeSet<String> {
+    let symbols = inputs.iter().flat_map(|info| &info.shape).filter_map(|dim| Some(dim.as_symbol()?.to_string()));
+    symbols.flat_map(|symbol| symbol.split('+').map(|part| part.trim().to_owned()).collect::<Vec<_>>()).collect()
+}
+
+fn names_of(symbols: &BTreeSet<String>) -> String {
+    match symbols.is_empty() {
+        true => "the inputs leave none open".into(),
+        false => format!("the inputs leave open {}", symbols.iter().cloned().collect::<Vec<_>>().join(", ")),
+    }
 }
 
 /// The size that exporters mean by a name; `at` is its position in the shape.
@@ -111,16 +132,33 @@ mod tests {
             info("attention_mask", DType::I64, vec![batch.clone(), total]),
             info("pixel_values", DType::F32, vec![batch, Dim::Const(3), Dim::symbol("height"), Dim::symbol("width")]),
         ];
-        let shapes = input_shapes(&inputs, &BTreeMap::new(), Some([112, 96])).unwrap();
+        let none = BTreeMap::new();
+        let shapes = input_shapes(&inputs, &BTreeMap::new(), &none, Some([112, 96])).unwrap();
         assert_eq!(shapes[0].1, [1, 16]);
         assert_eq!(shapes[1].1, [1, 32]);
         assert_eq!(shapes[2].1, [1, 3, 112, 96]);
         let given = BTreeMap::from([("input_ids".to_owned(), vec![2, 7])]);
-        let shapes = input_shapes(&inputs, &given, None).unwrap();
+        let shapes = input_shapes(&inputs, &given, &none, None).unwrap();
         assert_eq!((&shapes[1].1[..], &shapes[2].1[..]), (&[2, 23][..], &[2, 3, 224, 224][..]));
         let wrong = BTreeMap::from([("pixel_values".to_owned(), vec![1, 4, 8, 8])]);
-        assert!(input_shapes(&inputs, &wrong, None).unwrap_err().contains("pixel_values"));
+        assert!(input_shapes(&inputs, &wrong, &none, None).unwrap_err().contains("pixel_values"));
         let unknown = BTreeMap::from([("x".to_owned(), vec![1])]);
-        assert!(input_shapes(&inputs, &unknown, None).unwrap_err().contains("input_ids"));
+        assert!(input_shapes(&inputs, &unknown, &none, None).unwrap_err().contains("input_ids"));
+    }
+
+    #[test]
+    fn sizes_are_set_by_name() {
+        let total = Dim::symbol("past_sequence_length + sequence_length");
+        let inputs = [
+            info("input_ids", DType::I64, vec![Dim::symbol("batch_size"), Dim::symbol("sequence_length")]),
+            info("attention_mask", DType::I64, vec![Dim::symbol("batch_size"), total]),
+        ];
+        let set = |dims: &[(&str, usize)]| {
+            let dims = dims.iter().map(|&(name, size)| (name.to_owned(), size)).collect();
+            input_shapes(&inputs, &BTreeMap::new(), &dims, None)
+        };
+        let shapes = set(&[("batch_size", 3), ("sequence_length", 77), ("past_sequence_length", 0)]).unwrap();
+        assert_eq!((&shapes[0].1[..], &shapes[1].1[..]), (&[3, 77][..], &[3, 77][..]));
+        assert!(set(&[("width", 8)]).unwrap_err().contains("sequence_length"));
     }
 }
