@@ -34,6 +34,11 @@ Tasks:
                                    and fail if more than two searches miss
                 --device DEVICE    for --check: auto, wasm or webgpu (default: auto)
                 --screenshot FILE  for --check: save a picture of the page
+  bench cpu   Measure full-size CLIP ViT-B/32 in turns with ONNX Runtime (Python; LENSLET_PYTHON names one)
+                --json             print one JSON object instead of lines
+                --filter TEXT      only rows whose name contains TEXT
+                --threads N        only this number of threads (may be repeated; default: 1 and 2)
+                --rounds N         turns of each (default: 3)
   serve DIR   Serve a folder on 127.0.0.1 (--port, --isolated as above)";
 
 /// A parsed command line.
@@ -45,6 +50,7 @@ pub(crate) enum Task {
     Test(crate::test::Options),
     Suite(Page, crate::suite::Options),
     Demo(crate::demo::Options),
+    Bench(crate::bench::Options),
     Serve(crate::serve::Options),
 }
 
@@ -68,6 +74,7 @@ fn parse_task(parser: &mut lexopt::Parser) -> Result<Task, lexopt::Error> {
         "suite" => suite(parser, Page::Suite),
         "pictures" => suite(parser, Page::Pictures),
         "demo" => demo(parser),
+        "bench" => bench(parser),
         "serve" => serve(parser),
         _ => Err(format!("there is no task `{name}`").into()),
     }
@@ -144,6 +151,29 @@ fn demo(parser: &mut lexopt::Parser) -> Result<Task, lexopt::Error> {
     Ok(Task::Demo(options))
 }
 
+fn bench(parser: &mut lexopt::Parser) -> Result<Task, lexopt::Error> {
+    let mut options = crate::bench::Options::default();
+    let (mut what, mut threads) = (None, Vec::new());
+    while let Some(arg) = parser.next()? {
+        match arg {
+            Value(name) if what.is_none() => what = Some(name.string()?),
+            Long("json") => options.json = true,
+            Long("filter") => options.filter = Some(parser.value()?.string()?),
+            Long("threads") => threads.push(parser.value()?.parse::<std::num::NonZeroUsize>()?.get()),
+            Long("rounds") => options.rounds = parser.value()?.parse::<std::num::NonZeroUsize>()?.get(),
+            Long("help") | Short('h') => return Ok(Task::Help),
+            other => return Err(other.unexpected()),
+        }
+    }
+    if what.as_deref() != Some("cpu") {
+        return Err("bench measures cpu: `cargo xtask bench cpu`".into());
+    }
+    if !threads.is_empty() {
+        options.threads = threads;
+    }
+    Ok(Task::Bench(options))
+}
+
 fn serve(parser: &mut lexopt::Parser) -> Result<Task, lexopt::Error> {
     let mut options = crate::serve::Options::default();
     let mut root = None;
@@ -184,6 +214,10 @@ mod tests {
             panic!("test does not parse");
         };
         assert_eq!(test.only, ["fmt", "doc"]);
+        let Ok(Task::Bench(bench)) = parse_words("bench cpu --json --threads 4") else {
+            panic!("bench does not parse");
+        };
+        assert!(bench.json && bench.threads == [4]);
     }
 
     #[test]
@@ -196,6 +230,9 @@ mod tests {
             "demo --screenshot a.png",
             "suite --device auto",
             "pictures --device auto",
+            "bench",
+            "bench gpu",
+            "bench cpu --rounds 0",
             "serve",
             "serve a b",
         ] {
