@@ -42,7 +42,7 @@ pub fn input_shapes(
         }
         for (dim, &size) in info.shape.iter().zip(shape) {
             if let Some(symbol) = dim.as_symbol() {
-                sizes.insert(symbol.to_string(), size as i64);
+                sizes.insert(exporters_name(info, symbol).to_owned(), size as i64);
             }
         }
     }
@@ -51,7 +51,7 @@ pub fn input_shapes(
             Some(shape) => shape.clone(),
             None => {
                 let size = |(at, dim): (usize, &lenslet::graph::Dim)| {
-                    let named = dim.as_symbol().map(|symbol| size_of(symbol, at, &sizes, picture));
+                    let named = dim.as_symbol().map(|s| size_of(exporters_name(info, s), at, &sizes, picture));
                     dim.as_const().or(named).and_then(|n| usize::try_from(n).ok()).unwrap_or(1)
                 };
                 info.shape.iter().enumerate().map(size).collect()
@@ -62,10 +62,23 @@ pub fn input_shapes(
     Ok(shapes.collect())
 }
 
-/// The names of the sizes that a graph's inputs leave open, the parts of sums among them.
+/// The names of the sizes that a graph's inputs leave open, as its exporter wrote them; of a sum, those of its parts.
 pub fn open_sizes(inputs: &[TensorInfo]) -> BTreeSet<String> {
-    let symbols = inputs.iter().flat_map(|info| &info.shape).filter_map(|dim| Some(dim.as_symbol()?.to_string()));
-    symbols.flat_map(|symbol| symbol.split('+').map(|part| part.trim().to_owned()).collect::<Vec<_>>()).collect()
+    let mut names = BTreeSet::new();
+    for info in inputs {
+        for symbol in info.shape.iter().filter_map(|dim| dim.as_symbol()) {
+            let parts = exporters_name(info, symbol).split('+').map(str::trim);
+            names.extend(parts.filter(|part| part.parse::<i64>().is_err()).map(str::to_owned));
+        }
+    }
+    names
+}
+
+/// A size's name without its input's, which import puts before it: `input_ids.sequence_length`. A size without a name is
+/// called by its place, `input_ids.1`, and that stays whole.
+pub fn exporters_name<'a>(info: &TensorInfo, symbol: &'a str) -> &'a str {
+    let own = symbol.strip_prefix(&*info.name).and_then(|rest| rest.strip_prefix('.'));
+    own.filter(|name| name.parse::<usize>().is_err()).unwrap_or(symbol)
 }
 
 fn names_of(symbols: &BTreeSet<String>) -> String {
@@ -148,9 +161,9 @@ mod tests {
 
     #[test]
     fn sizes_are_set_by_name() {
-        let total = Dim::symbol("past_sequence_length + sequence_length");
+        let total = Dim::symbol("attention_mask.past_sequence_length + sequence_length");
         let inputs = [
-            info("input_ids", DType::I64, vec![Dim::symbol("batch_size"), Dim::symbol("sequence_length")]),
+            info("input_ids", DType::I64, vec![Dim::symbol("batch_size"), Dim::symbol("input_ids.sequence_length")]),
             info("attention_mask", DType::I64, vec![Dim::symbol("batch_size"), total]),
         ];
         let set = |dims: &[(&str, usize)]| {
@@ -160,5 +173,7 @@ mod tests {
         let shapes = set(&[("batch_size", 3), ("sequence_length", 77), ("past_sequence_length", 0)]).unwrap();
         assert_eq!((&shapes[0].1[..], &shapes[1].1[..]), (&[3, 77][..], &[3, 77][..]));
         assert!(set(&[("width", 8)]).unwrap_err().contains("sequence_length"));
+        let nameless = [info("x", DType::F32, vec![Dim::symbol("x.0")])];
+        assert!(open_sizes(&nameless).contains("x.0"));
     }
 }

@@ -5,7 +5,8 @@
 //! graphs, where there are any, under `/shared/`.
 //!
 //! The other page, `tests/browser/pictures/index.html`, goes through the npm package as any page would, from
-//! JPEG files that the browser itself decodes; it finds the package under `/package/`.
+//! JPEG files that the browser itself decodes; it finds the package under `/package/`, and under `/served/`
+//! the models as the search page serves them.
 
 use std::fs;
 use std::path::PathBuf;
@@ -48,8 +49,9 @@ impl Page {
         let test_suite = self == Self::Suite;
         build_web::run(workspace, &build_web::Options { test_suite, no_wasm_opt: false })?;
         if self == Self::Pictures {
-            eprintln!("Building the npm package ...");
-            process::run("building the npm package", workspace.npm().args(["run", "--silent", "build"]))?;
+            // The page's build makes the package, and the lists of files that models are served with.
+            eprintln!("Building the npm package and the search page ...");
+            process::run("building the search page", workspace.npm().args(["run", "--silent", "build:search"]))?;
         }
         Ok(())
     }
@@ -60,7 +62,9 @@ impl Page {
             .mount("/models/", &workspace.path("models"))?
             .mount("/goldens/", &workspace.path("tests/goldens"))?;
         if self == Self::Pictures {
-            return site.mount("/package/", &workspace.path("web"));
+            return site
+                .mount("/package/", &workspace.path("web"))?
+                .mount("/served/", &workspace.path("web/apps/search/dist/models"));
         }
         let site =
             site.mount("/pkg/", &workspace.path("web/pkg-test"))?.mount("/data/", &workspace.path("tests/data"))?;

@@ -14,7 +14,7 @@ globalThis.__lenslet_results = run();
 
 async function run() {
   const golden = await (await fetched("/goldens/photo-search-jpeg.json")).json();
-  const tower = await loadDualTower(`/models/bundled/${golden.model}/`, { device, cache: false });
+  const tower = await loadDualTower(`/served/${golden.model}/`, { device, cache: false });
   try {
     const cases = [];
     for (const [n, picture] of golden.pictures.entries()) {

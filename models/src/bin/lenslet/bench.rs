@@ -10,7 +10,7 @@ use lenslet::onnx::ImportOptions;
 use lenslet::tasks::image::Preprocessor;
 use lenslet::tensor::Tensor;
 use lenslet_models::folder::{ModelFolder, Precision, Role};
-use lenslet_models::shapes::{input_shapes, open_sizes, sample};
+use lenslet_models::shapes::{exporters_name, input_shapes, open_sizes, sample};
 use serde::Serialize;
 
 use crate::context::{Context, PrecisionArg, device_name};
@@ -154,10 +154,11 @@ fn measure(
     let mut own: BTreeMap<String, usize> =
         dims.iter().filter(|(name, _)| open.contains(*name)).map(|(name, &size)| (name.clone(), size)).collect();
     for info in session.inputs() {
-        if let Some(symbol) = info.shape.first().and_then(|dim| dim.as_symbol())
-            && open.contains(&**symbol)
+        let symbol = info.shape.first().and_then(|dim| dim.as_symbol());
+        if let Some(name) = symbol.map(|symbol| exporters_name(info, symbol))
+            && open.contains(name)
         {
-            own.entry(symbol.to_string()).or_insert(batch);
+            own.entry(name.to_owned()).or_insert(batch);
         }
     }
     let shapes = input_shapes(session.inputs(), &BTreeMap::new(), &own, picture).map_err(bad)?;
