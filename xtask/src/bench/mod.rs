@@ -78,7 +78,10 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<(), Error>
         let model = models::filled(workspace, &python, case.graph, case.int8)?;
         for &threads in &options.threads {
             let row = measure(workspace, [&lenslet, &python], case, &model, threads, options.rounds)?;
-            if !options.json {
+            // Minutes of measuring are not lost when somebody stops the rest.
+            if options.json {
+                eprintln!("{}", line(&row));
+            } else {
                 println!("{}", line(&row));
             }
             rows.push(row);
