@@ -89,21 +89,39 @@ pub(crate) async fn execute(
 }
 
 impl Run<'_> {
-    /// The value on the host, copied from the device if it lies there only.
-    async fn on_host(&mut self, id: ValueId) -> Result<Tensor, KernelError> {
+    /// Copies those of the values that lie on the device only to the host, in one wait.
+    async fn fetch(&mut self, ids: impl Iterator<Item = ValueId>) -> Result<(), KernelError> {
+        let Some(gpu) = self.r.gpu else { return Ok(()) };
+        let (mut missing, mut tensors) = (Vec::new(), Vec::new());
+        for id in ids {
+            let held = &self.values[id.0 as usize];
+            if let (None, Some(device)) = (&held.host, &held.device)
+                // What the plan knows may lie on the device as well, for a kernel there.
+                && !self.plan.known.contains_key(&id)
+                && !missing.contains(&id)
+            {
+                missing.push(id);
+                tensors.push(device.clone());
+            }
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        for (id, tensor) in missing.into_iter().zip(gpu.download_all(&tensors).await?) {
+            self.values[id.0 as usize].host = Some(tensor);
+        }
+        Ok(())
+    }
+
+    /// The value on the host, where it was made or [`Run::fetch`] has brought it.
+    fn on_host(&self, id: ValueId) -> Result<Tensor, KernelError> {
         if let Some(tensor) = self.r.graph.constant(id).or_else(|| self.plan.known.get(&id)) {
             return Ok(tensor.clone());
         }
-        let held = &self.values[id.0 as usize];
-        if let Some(tensor) = &held.host {
-            return Ok(tensor.clone());
-        }
-        let (Some(gpu), Some(device)) = (self.r.gpu, held.device.clone()) else {
-            return Err(KernelError::Invalid(format!("{} was not computed", self.r.graph.value(id).name)));
-        };
-        let tensor = gpu.download(&device).await?;
-        self.values[id.0 as usize].host = Some(tensor.clone());
-        Ok(tensor)
+        self.values[id.0 as usize]
+            .host
+            .clone()
+            .ok_or_else(|| KernelError::Invalid(format!("{} was not computed", self.r.graph.value(id).name)))
     }
 
     /// The value on the device, uploaded if it lies on the host only.
@@ -135,10 +153,11 @@ impl Run<'_> {
         node: &Node,
         inputs: &[Option<ValueId>],
     ) -> Result<Vec<Option<(ValueId, Tensor)>>, RunError> {
+        self.fetch(inputs.iter().flatten().copied()).await.map_err(|e| kernel_error(node, e))?;
         let mut tensors = Vec::with_capacity(inputs.len());
         for input in inputs {
             tensors.push(match input {
-                Some(id) => Some((*id, self.on_host(*id).await.map_err(|e| kernel_error(node, e))?)),
+                Some(id) => Some((*id, self.on_host(*id).map_err(|e| kernel_error(node, e))?)),
                 None => None,
             });
         }
@@ -339,14 +358,17 @@ impl Run<'_> {
 
     async fn outputs(&mut self, wanted: &[usize]) -> Result<Vec<Tensor>, RunError> {
         let ids: Vec<ValueId> = wanted.iter().map(|&i| self.r.graph.outputs[i]).collect();
+        let graph = self.r.graph;
+        let failed = |id: Option<&ValueId>, source| RunError::Kernel {
+            node: id.map_or_else(String::new, |&id| graph.value(id).name.to_string()),
+            op: "output",
+            source,
+        };
+        // A failed copy is the device's fault, not one output's: the first stands for all.
+        self.fetch(ids.iter().copied()).await.map_err(|source| failed(ids.first(), source))?;
         let mut results = Vec::with_capacity(ids.len());
-        for id in ids {
-            let tensor = self.on_host(id).await.map_err(|source| RunError::Kernel {
-                node: self.r.graph.value(id).name.to_string(),
-                op: "output",
-                source,
-            })?;
-            results.push(tensor);
+        for id in &ids {
+            results.push(self.on_host(*id).map_err(|source| failed(Some(id), source))?);
         }
         Ok(results)
     }
