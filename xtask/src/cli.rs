@@ -35,6 +35,7 @@ Tasks:
                 --device DEVICE    for --check: auto, wasm or webgpu (default: auto)
                 --screenshot FILE  for --check: save a picture of the page
   bench cpu   Measure full-size CLIP ViT-B/32 in turns with ONNX Runtime (Python; LENSLET_PYTHON names one)
+  bench decode Measure the tokens a second of SmolLM2 in turns with ONNX Runtime (LENSLET_SMOLLM2 names its folder)
                 --json             print one JSON object instead of lines
                 --filter TEXT      only rows whose name contains TEXT
                 --threads N        only this number of threads (may be repeated; default: 1 and 2)
@@ -165,9 +166,11 @@ fn bench(parser: &mut lexopt::Parser) -> Result<Task, lexopt::Error> {
             other => return Err(other.unexpected()),
         }
     }
-    if what.as_deref() != Some("cpu") {
-        return Err("bench measures cpu: `cargo xtask bench cpu`".into());
-    }
+    options.decode = match what.as_deref() {
+        Some("cpu") => false,
+        Some("decode") => true,
+        _ => return Err("bench measures cpu or decode: `cargo xtask bench decode`".into()),
+    };
     if !threads.is_empty() {
         options.threads = threads;
     }
@@ -217,7 +220,8 @@ mod tests {
         let Ok(Task::Bench(bench)) = parse_words("bench cpu --json --threads 4") else {
             panic!("bench does not parse");
         };
-        assert!(bench.json && bench.threads == [4]);
+        assert!(bench.json && bench.threads == [4] && !bench.decode);
+        assert!(matches!(parse_words("bench decode"), Ok(Task::Bench(bench)) if bench.decode));
     }
 
     #[test]

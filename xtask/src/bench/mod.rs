@@ -3,6 +3,7 @@
 //! Machines of one class differ by half and a busy one by more, so a figure says something only beside another that was taken
 //! at the same time: the two take turns, each in a process of its own, and a row has the median over the turns of each.
 
+mod decode;
 mod models;
 
 use std::path::{Path, PathBuf};
@@ -17,6 +18,8 @@ use crate::workspace::Workspace;
 /// The options of `cargo xtask bench`.
 #[derive(Debug)]
 pub(crate) struct Options {
+    /// Tokens of a language model instead of graphs.
+    pub(crate) decode: bool,
     pub(crate) json: bool,
     pub(crate) filter: Option<String>,
     pub(crate) rounds: usize,
@@ -25,7 +28,7 @@ pub(crate) struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { json: false, filter: None, rounds: 3, threads: vec![1, 2] }
+        Self { decode: false, json: false, filter: None, rounds: 3, threads: vec![1, 2] }
     }
 }
 
@@ -62,7 +65,7 @@ const PEER: &str = "onnxruntime";
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<(), Error> {
     let wanted = |case: &&Case| options.filter.as_ref().is_none_or(|text| case.name.contains(text.as_str()));
     let cases: Vec<&Case> = CASES.iter().filter(wanted).collect();
-    if cases.is_empty() {
+    if cases.is_empty() && !options.decode {
         let names: Vec<&str> = CASES.iter().map(|case| case.name).collect();
         return Err(Error::Usage(format!("no row is called so; the rows are {}", names.join(", "))));
     }
@@ -73,20 +76,22 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<(), Error>
     process::run("building lenslet", &mut build)?;
     let lenslet = workspace.target().join("release").join(format!("lenslet{}", std::env::consts::EXE_SUFFIX));
 
-    let mut rows = Vec::new();
-    for case in cases {
-        let model = models::filled(workspace, &python, case.graph, case.int8)?;
-        for &threads in &options.threads {
-            let row = measure(workspace, [&lenslet, &python], case, &model, threads, options.rounds)?;
-            // Minutes of measuring are not lost when somebody stops the rest.
-            if options.json {
-                eprintln!("{}", line(&row));
-            } else {
-                println!("{}", line(&row));
+    // Minutes of measuring are not lost when somebody stops the rest.
+    let tell = |line: String| if options.json { eprintln!("{line}") } else { println!("{line}") };
+    let rows = if options.decode {
+        decode::rows(workspace, [&lenslet, &python], options, |row| tell(decode::line(row)))?
+    } else {
+        let mut rows = Vec::new();
+        for case in cases {
+            let model = models::filled(workspace, &python, case.graph, case.int8)?;
+            for &threads in &options.threads {
+                let row = measure(workspace, [&lenslet, &python], case, &model, threads, options.rounds)?;
+                tell(line(&row));
+                rows.push(row);
             }
-            rows.push(row);
         }
-    }
+        rows
+    };
     if options.json {
         println!("{:#}", json!({ "rows": rows }));
     }

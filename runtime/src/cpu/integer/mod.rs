@@ -154,7 +154,7 @@ impl<'a> Product<'a> {
         let product = |cx: Context<'_>, batch: usize, out: &mut [O]| {
             let (ai, bi) = batches[batch];
             let zero = |row: usize| self.a_zeros.at(ai * m + row);
-            if let Some(all) = cached.as_ref().filter(|_| thin::serves(m, kernel.nr)) {
+            if let Some(all) = cached.as_ref().filter(|_| thin::serves(m, k, kernel.nr)) {
                 let padded = k.next_multiple_of(2);
                 let mut room = cx.scratch.take(m * padded * size_of::<i16>());
                 let rows: &mut [i16] = bytemuck::cast_slice_mut(room.as_mut_slice());

@@ -15,8 +15,8 @@ const WORK: usize = 1 << 17;
 const LANES: usize = 8;
 
 /// Whether panels of `nr` columns can be read here.
-pub(super) fn serves(m: usize, nr: usize) -> bool {
-    m <= MAX_ROWS && nr.is_multiple_of(LANES)
+pub(super) fn serves(m: usize, k: usize, nr: usize) -> bool {
+    m <= MAX_ROWS && k > 0 && nr.is_multiple_of(LANES)
 }
 
 /// Columns as [`super::pack::pack_columns`] wrote them.
