@@ -24,7 +24,8 @@ use crate::error::RunError;
 #[cfg(feature = "chat")]
 use crate::generate::ChatError;
 use crate::generate::{
-    Decoder, DecoderError, DetokenizeError, GenerateOptions, GenerationConfig, Sampling, SamplingError, StopError,
+    BeamGeneration, BeamOptions, Decoder, DecoderError, DetokenizeError, GenerateOptions, Generation, GenerationConfig,
+    Prompt, Sampling, SamplingError, State, StopError,
 };
 
 /// Why a text could not be written.
@@ -56,6 +57,14 @@ pub enum WritingError {
     /// The picture.
     #[error(transparent)]
     Image(#[from] ImageError),
+    /// Beams compare whole texts, a draw follows one.
+    #[error("{beams} beams and a temperature of {temperature} exclude each other; leave one out")]
+    BeamsAndTemperature {
+        /// Beams asked for.
+        beams: usize,
+        /// Temperature asked for.
+        temperature: f32,
+    },
     /// The image encoder.
     #[error("the image encoder failed: {0}")]
     Encoder(#[from] RunError),
@@ -77,6 +86,7 @@ impl WritingError {
             #[cfg(feature = "chat")]
             Self::Chat(e) => e.kind(),
             Self::Image(e) => e.kind(),
+            Self::BeamsAndTemperature { .. } => "beams_and_temperature",
             Self::Encoder(e) => e.kind(),
             Self::Incomplete(_) => "model_incomplete",
         }
@@ -111,6 +121,10 @@ pub struct WritingOptions {
     pub max_new_tokens: Option<usize>,
     /// Texts that end the text; they are not part of it.
     pub stop: Vec<String>,
+    /// Texts that beam search follows at once; 1 takes one token after the other. A text found by more comes whole, at its end.
+    pub beams: Option<usize>,
+    /// See [`BeamOptions::length_penalty`].
+    pub length_penalty: Option<f32>,
 }
 
 /// The tokens of a text when nobody says how many.
@@ -185,6 +199,53 @@ impl Writer {
         let configured = self.generation.max_new_tokens.or(whole.filter(|n| *n > 0));
         let max_new_tokens = asked.max_new_tokens.or(configured).unwrap_or(NEW_TOKENS);
         Ok(GenerateOptions { sampling, max_new_tokens, end: self.generation.eos_token_id.clone() })
+    }
+
+    /// How beam search goes, if that is asked for by the caller, or else by the folder.
+    fn beams(&self, asked: &WritingOptions, options: &GenerateOptions) -> Result<Option<BeamOptions>, WritingError> {
+        let greedy = options.sampling.is_greedy();
+        let beams = match asked.beams {
+            // The folder's beams are for its own way of choosing; a caller who draws has left that.
+            None if greedy => self.generation.num_beams.unwrap_or(1),
+            None => 1,
+            Some(beams) => beams,
+        };
+        if beams == 1 {
+            return Ok(None);
+        }
+        if let (Some(Sampling { temperature, .. }), false) = (asked.sampling, greedy) {
+            return Err(WritingError::BeamsAndTemperature { beams, temperature });
+        }
+        let configured = &self.generation;
+        let eos = options.end.clone();
+        Ok(Some(BeamOptions {
+            beams,
+            length_penalty: asked.length_penalty.or(configured.length_penalty).unwrap_or(1.0),
+            early_stopping: configured.early_stopping,
+            max_new_tokens: options.max_new_tokens,
+            pad: configured.pad_token_id.or(eos.first().copied()).unwrap_or(0),
+            eos,
+        }))
+    }
+
+    /// Begins the text behind `prompt`, which goes on from `state`. Of the prompt, `counted` tokens are its usage.
+    pub(crate) async fn begin(
+        &self,
+        state: State,
+        prompt: Prompt,
+        counted: usize,
+        options: GenerateOptions,
+        asked: &WritingOptions,
+    ) -> Result<TextStream<'_>, WritingError> {
+        let decoder = &self.decoder;
+        let source = match self.beams(asked, &options)? {
+            Some(beams) => {
+                let penalty = options.sampling.repetition_penalty;
+                stream::Source::beams(BeamGeneration::begin(decoder, state, prompt, beams, penalty).await?)
+            }
+            None => stream::Source::Steps(Generation::begin(decoder, state, prompt, options).await?),
+        };
+        TextStream::new(source, self.tokenizer.clone(), &asked.stop, counted)
     }
 
     /// Positions that a sequence may take: all of the context, or what is asked for if the context is not known.

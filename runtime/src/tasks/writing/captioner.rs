@@ -2,7 +2,7 @@
 
 use super::{TextStream, Writer, WritingError, WritingFiles, WritingOptions};
 use crate::Session;
-use crate::generate::{Decoder, Generation, Prompt};
+use crate::generate::{Decoder, Prompt};
 use crate::tasks::config::{ConfigFiles, FolderConfig};
 use crate::tasks::image::{Pixels, Preprocessor};
 use crate::tensor::Tensor;
@@ -70,7 +70,6 @@ impl Captioner {
         let limit = writer.limit(self.start.len(), &options);
         let state = writer.decoder.start(1, limit, vec![("encoder_hidden_states", encoded)]);
         let prompt = Prompt::from(self.start.clone());
-        let generation = Generation::begin(&writer.decoder, state, prompt, options).await?;
-        TextStream::new(generation, writer.tokenizer.clone(), &asked.stop, self.start.len())
+        writer.begin(state, prompt, self.start.len(), options, asked).await
     }
 }

@@ -3,7 +3,7 @@
 use super::{TextStream, Writer, WritingError, WritingFiles, WritingOptions};
 #[cfg(feature = "chat")]
 use crate::generate::{ChatError, ChatFiles, ChatOptions, ChatTemplate, Message};
-use crate::generate::{Decoder, Generation, Prompt};
+use crate::generate::{Decoder, Prompt};
 
 /// Continues texts and answers in chats.
 pub struct TextGenerator {
@@ -83,7 +83,6 @@ impl TextGenerator {
         let count = tokens.len();
         let options = writer.options(asked, count)?;
         let state = writer.decoder.start(1, writer.limit(count, &options), vec![]);
-        let generation = Generation::begin(&writer.decoder, state, Prompt::from(tokens), options).await?;
-        TextStream::new(generation, writer.tokenizer.clone(), &asked.stop, count)
+        writer.begin(state, Prompt::from(tokens), count, options, asked).await
     }
 }
