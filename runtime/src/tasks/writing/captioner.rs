@@ -2,7 +2,7 @@
 
 use super::{TextStream, Writer, WritingError, WritingFiles, WritingOptions};
 use crate::Session;
-use crate::generate::{Decoder, Prompt};
+use crate::generate::{Decoder, Prompt, Sampling};
 use crate::tasks::config::{ConfigFiles, FolderConfig};
 use crate::tasks::image::{Pixels, Preprocessor};
 use crate::tensor::Tensor;
@@ -39,6 +39,14 @@ impl Captioner {
         Ok(Captioner { encoder, preprocessor, writer, start })
     }
 
+    /// How the folder says that tokens are chosen.
+    ///
+    /// # Errors
+    /// [`WritingError::Sampling`] if what it says means nothing.
+    pub fn sampling(&self) -> Result<Sampling, WritingError> {
+        Ok(self.writer.generation.sampling(0)?)
+    }
+
     /// `gpu` or `cpu`.
     pub fn device(&self) -> &'static str {
         self.writer.decoder.device()
@@ -70,6 +78,7 @@ impl Captioner {
         let limit = writer.limit(self.start.len(), &options);
         let state = writer.decoder.start(1, limit, vec![("encoder_hidden_states", encoded)]);
         let prompt = Prompt::from(self.start.clone());
-        writer.begin(state, prompt, self.start.len(), options, asked).await
+        let stream = writer.begin(state, prompt, self.start.len(), options, asked).await?;
+        Ok(stream.without_leading_space())
     }
 }

@@ -73,6 +73,8 @@ pub struct TextStream<'d> {
     tokens: Vec<u32>,
     usage: Usage,
     done: bool,
+    /// Space in front of the first word belongs to no caption, as the tokenizer writes it.
+    at_start: bool,
 }
 
 impl<'d> TextStream<'d> {
@@ -85,7 +87,12 @@ impl<'d> TextStream<'d> {
         let usage = Usage { prompt_tokens, completion_tokens: 0 };
         let stop = StopStrings::new(stop.iter().cloned())?;
         let detokenizer = Detokenizer::new(tokenizer);
-        Ok(TextStream { source, detokenizer, stop, tokens: vec![], usage, done: false })
+        Ok(TextStream { source, detokenizer, stop, tokens: vec![], usage, done: false, at_start: false })
+    }
+
+    /// Leaves out the space in front of the first word.
+    pub(super) fn without_leading_space(self) -> Self {
+        TextStream { at_start: true, ..self }
     }
 
     /// The next piece of text, never empty and never half a character, or `None` at the end. Where beam search looks for the
@@ -109,10 +116,15 @@ impl<'d> TextStream<'d> {
                     text.push_str(&self.stop.finish());
                 }
             };
+            // A piece of nothing but space in front of the first word is no piece.
+            if self.at_start {
+                text.drain(..text.len() - text.trim_start().len());
+            }
             if !whole && !text.is_empty() {
                 break;
             }
         }
+        self.at_start &= text.is_empty();
         Ok(Some(text).filter(|text| !text.is_empty()))
     }
 
