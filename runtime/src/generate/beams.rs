@@ -122,7 +122,8 @@ fn likeliest(scores: &[f32], count: usize) -> impl Iterator<Item = (u32, f32)> +
     let mut tokens: Vec<u32> = (0..scores.len() as u32).collect();
     if count < tokens.len() {
         // Not a number stands in front, so that the search sees and refuses it.
-        tokens.select_nth_unstable_by(count, |&a, &b| scores[b as usize].total_cmp(&scores[a as usize]).then(a.cmp(&b)));
+        tokens
+            .select_nth_unstable_by(count, |&a, &b| scores[b as usize].total_cmp(&scores[a as usize]).then(a.cmp(&b)));
         tokens.truncate(count);
     }
     tokens.into_iter().map(|t| (t, scores[t as usize]))

@@ -54,7 +54,8 @@ pub struct Feed<'a> {
     pub tokens: Option<&'a [u32]>,
     /// Embeddings f32 [batch, positions, width], for graphs that take `inputs_embeds`.
     pub embeddings: Option<Tensor>,
-    /// Which positions [batch, positions] count; padding on the left does not. All count if it is left out.
+    /// Which positions [batch, positions] count; padding on the left does not. All count if it is left out. A graph without
+    /// `attention_mask` cannot leave any out.
     pub mask: Option<&'a [bool]>,
 }
 
@@ -127,7 +128,8 @@ impl Decoder {
     /// [`DecoderError::Mismatch`] if the decoder reads ids by itself, or its embeddings are of another width.
     pub fn embed_with(mut self, session: Session) -> Result<Decoder, DecoderError> {
         let width = self.embedding_width();
-        let width = width.ok_or_else(|| DecoderError::Mismatch("this decoder takes token ids, not embeddings".into()))?;
+        let width =
+            width.ok_or_else(|| DecoderError::Mismatch("this decoder takes token ids, not embeddings".into()))?;
         self.embedder = Some(Embedder::new(session, width)?);
         Ok(self)
     }
@@ -138,7 +140,8 @@ impl Decoder {
     /// [`DecoderError::Token`], and [`DecoderError::Mismatch`] without [`Decoder::embed_with`].
     pub async fn embed(&self, tokens: &[u32], batch: usize) -> Result<Tensor, DecoderError> {
         let embedder = self.embedder.as_ref();
-        let embedder = embedder.ok_or_else(|| DecoderError::Mismatch("there is no graph of token embeddings".into()))?;
+        let embedder =
+            embedder.ok_or_else(|| DecoderError::Mismatch("there is no graph of token embeddings".into()))?;
         self.check_tokens(tokens)?;
         embedder.run(tokens, batch).await
     }
@@ -278,6 +281,12 @@ impl Decoder {
             && mask.len() != batch * positions
         {
             return mismatch(format!("a mask of {} for {batch} x {positions} positions", mask.len()));
+        }
+        let padded = feed.mask.is_some_and(|mask| mask.contains(&false));
+        if padded && !self.next.session.inputs().iter().any(|i| &*i.name == "attention_mask") {
+            return mismatch(
+                "this decoder has no attention_mask: padding would count; run such rows one by one".into(),
+            );
         }
         if positions == 0 {
             return mismatch("no position is added".into());
