@@ -126,7 +126,7 @@ impl Opened {
             }
             None => None,
         };
-        Ok(Prompt { tokens, embeddings })
+        Ok(Prompt { tokens, embeddings, before: vec![] })
     }
 }
 

@@ -42,7 +42,7 @@ impl<'d> BeamGeneration<'d> {
         let search = BeamSearch::new(1, options)?;
         let feed = Feed { tokens: Some(&prompt.tokens), embeddings: prompt.embeddings, mask: None };
         let logits = decoder.run(&mut state, feed).await?;
-        let history = vec![prompt.tokens];
+        let history = vec![[prompt.before, prompt.tokens].concat()];
         Ok(BeamGeneration { decoder, state, search, repetition_penalty, history, logits, done: false })
     }
 

@@ -134,6 +134,11 @@ impl Decoder {
         Ok(self)
     }
 
+    /// Whether token ids alone will do: the graph reads them, or [`Decoder::embed_with`] gave what does.
+    pub fn takes_tokens(&self) -> bool {
+        self.embedding_width().is_none() || self.embedder.is_some()
+    }
+
     /// Embeddings f32 [batch, positions, width] of token ids [batch, positions].
     ///
     /// # Errors

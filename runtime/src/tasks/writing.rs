@@ -4,7 +4,10 @@
 //! text, `config.json` how long a text can be, `tokenizer.json` what tokens mean, a chat template how a conversation is
 //! written down.
 
+pub mod answerer;
 pub mod captioner;
+mod eyes;
+mod image_prompt;
 pub mod stream;
 pub mod text_generator;
 
@@ -13,6 +16,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use tokenizers::Tokenizer;
 
+pub use answerer::{Answerer, Work};
 pub use captioner::Captioner;
 pub use stream::{TextStream, Usage};
 pub use text_generator::TextGenerator;
@@ -21,12 +25,12 @@ use super::config::ConfigError;
 use super::image::ImageError;
 use super::text::TextError;
 use crate::error::RunError;
-#[cfg(feature = "chat")]
-use crate::generate::ChatError;
 use crate::generate::{
     BeamGeneration, BeamOptions, Decoder, DecoderError, DetokenizeError, GenerateOptions, Generation, GenerationConfig,
     Prompt, Sampling, SamplingError, State, StopError,
 };
+#[cfg(feature = "chat")]
+use crate::generate::{ChatError, ChatFiles, ChatTemplate};
 
 /// Why a text could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +61,12 @@ pub enum WritingError {
     /// The picture.
     #[error(transparent)]
     Image(#[from] ImageError),
+    /// The question has the text that stands for a picture: where the picture belongs would be a guess.
+    #[error("the question contains {token}, which stands for the picture; leave it out")]
+    ImageToken {
+        /// The text.
+        token: String,
+    },
     /// Beams compare whole texts, a draw follows one.
     #[error("{beams} beams and a temperature of {temperature} exclude each other; leave one out")]
     BeamsAndTemperature {
@@ -86,6 +96,7 @@ impl WritingError {
             #[cfg(feature = "chat")]
             Self::Chat(e) => e.kind(),
             Self::Image(e) => e.kind(),
+            Self::ImageToken { .. } => "question_image_token",
             Self::BeamsAndTemperature { .. } => "beams_and_temperature",
             Self::Encoder(e) => e.kind(),
             Self::Incomplete(_) => "model_incomplete",
@@ -125,6 +136,22 @@ pub struct WritingOptions {
     pub beams: Option<usize>,
     /// See [`BeamOptions::length_penalty`].
     pub length_penalty: Option<f32>,
+}
+
+/// The folder's chat template, if it has one.
+#[cfg(feature = "chat")]
+fn chat_template(files: &WritingFiles<'_>) -> Result<Option<ChatTemplate>, WritingError> {
+    let files = ChatFiles {
+        jinja: files.chat_template,
+        json: None,
+        tokenizer_config: files.tokenizer_config,
+        special_tokens: files.special_tokens,
+    };
+    match ChatTemplate::from_files(&files, None) {
+        Ok(template) => Ok(Some(template)),
+        Err(ChatError::Missing) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// The tokens of a text when nobody says how many.

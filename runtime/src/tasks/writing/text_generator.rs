@@ -2,7 +2,7 @@
 
 use super::{TextStream, Writer, WritingError, WritingFiles, WritingOptions};
 #[cfg(feature = "chat")]
-use crate::generate::{ChatError, ChatFiles, ChatOptions, ChatTemplate, Message};
+use crate::generate::{ChatOptions, ChatTemplate, Message};
 use crate::generate::{Decoder, Prompt, Sampling};
 
 /// Continues texts and answers in chats.
@@ -19,19 +19,7 @@ impl TextGenerator {
     /// [`WritingError`] names the file that does not fit.
     pub fn new(decoder: Decoder, files: &WritingFiles<'_>) -> Result<TextGenerator, WritingError> {
         #[cfg(feature = "chat")]
-        let chat = {
-            let chat_files = ChatFiles {
-                jinja: files.chat_template,
-                json: None,
-                tokenizer_config: files.tokenizer_config,
-                special_tokens: files.special_tokens,
-            };
-            match ChatTemplate::from_files(&chat_files, None) {
-                Ok(template) => Some(template),
-                Err(ChatError::Missing) => None,
-                Err(e) => return Err(e.into()),
-            }
-        };
+        let chat = super::chat_template(files)?;
         Ok(TextGenerator {
             writer: Writer::new(decoder, files)?,
             #[cfg(feature = "chat")]
