@@ -1,6 +1,7 @@
 //! Beam search through the zoo's decoders, natively, against a search that runs every sequence anew and keeps no cache.
 
-use lenslet::generate::{BeamGeneration, BeamOptions, Feed, Hypothesis};
+use lenslet::generate::{BeamGeneration, BeamOptions, Feed, Hypothesis, Prompt, Sampling};
+use lenslet::tasks::writing::{TextGenerator, WritingFiles, WritingOptions};
 use lenslet_tests::backend::Backend;
 use lenslet_tests::greedy::{FOLDERS, Greedy, Opened};
 use lenslet_tests::native::{options, read, say, shared, zoo_file};
@@ -114,4 +115,84 @@ fn on_the_cpu() {
 #[test]
 fn on_the_gpu() {
     all(Backend::Gpu, &[1.0]);
+}
+
+/// A text of a generator: its tokens, pieces, and why it ended.
+fn written(generator: &TextGenerator, prompt: &[u32], asked: &WritingOptions) -> (Vec<u32>, Vec<String>, &'static str) {
+    pollster::block_on(async {
+        let mut stream = generator.continue_tokens(prompt.to_vec(), asked).await.unwrap();
+        let mut pieces = vec![];
+        while let Some(piece) = stream.next().await.unwrap() {
+            pieces.push(piece);
+        }
+        assert_eq!(stream.usage().completion_tokens, stream.tokens().len());
+        (stream.tokens().to_vec(), pieces, stream.finish_reason().unwrap())
+    })
+}
+
+#[test]
+fn texts_by_beams_come_whole_and_the_folder_says_how_many() {
+    let (Some(folder), Some(options)) = (shared("zoo/gpt2/tiny"), options(Backend::Cpu)) else { return };
+    let greedy = Greedy::parse(&read(folder.join("greedy.json"))).unwrap();
+    let onnx = |name: &str| std::fs::read(folder.join("onnx").join(name)).map_err(|e| e.to_string());
+    let open = || pollster::block_on(greedy.open("model.onnx", &onnx, &options)).unwrap();
+    let [model, tokenizer] = ["config.json", "tokenizer.json"].map(|name| read(folder.join(name)));
+    let generator = |generation: &str| {
+        let files = WritingFiles {
+            model: Some(&model),
+            generation: Some(generation.as_bytes()),
+            tokenizer: &tokenizer,
+            ..WritingFiles::default()
+        };
+        TextGenerator::new(open().decoder, &files).unwrap()
+    };
+    let opened = open();
+    let eos = opened.tokens[3];
+    let direct = |beams, length_penalty, penalty| {
+        let options =
+            BeamOptions { beams, length_penalty, max_new_tokens: 8, eos: vec![eos], ..BeamOptions::default() };
+        pollster::block_on(async {
+            let prompt = Prompt::from(opened.prompt.clone());
+            let state = opened.start(opened.prompt.len() + 8);
+            let mut search = BeamGeneration::begin(&opened.decoder, state, prompt, options, penalty).await.unwrap();
+            while search.step().await.unwrap() {}
+            search.finish().swap_remove(0).tokens
+        })
+    };
+    let asked = |beams, length_penalty| WritingOptions {
+        beams,
+        length_penalty,
+        max_new_tokens: Some(8),
+        ..WritingOptions::default()
+    };
+
+    let plain = generator(&format!(r#"{{"eos_token_id": {eos}}}"#));
+    let (tokens, pieces, _) = written(&plain, &opened.prompt, &asked(None, None));
+    assert_eq!(tokens, opened.tokens[..3], "greedy");
+    assert!(pieces.len() > 1, "greedy text is streamed");
+    let (tokens, pieces, reason) = written(&plain, &opened.prompt, &asked(Some(BEAMS), Some(3.0)));
+    assert_eq!(tokens, direct(BEAMS, 3.0, 1.0));
+    assert_eq!(pieces.len(), 1);
+    assert_eq!(reason, if tokens.len() == 8 { "length" } else { "stop" });
+    assert_ne!(tokens, opened.tokens[..3], "beams find another text");
+
+    // The folder's own beams, length and repetition penalty, unless the caller says otherwise or draws.
+    let searching = generator(&format!(
+        r#"{{"eos_token_id": {eos}, "num_beams": 3, "length_penalty": 3.0, "repetition_penalty": 1.3}}"#
+    ));
+    assert_eq!(written(&searching, &opened.prompt, &asked(None, None)).0, direct(3, 3.0, 1.3));
+    assert_ne!(direct(3, 3.0, 1.3), direct(3, 3.0, 1.0), "the repetition penalty counts");
+    let one = written(&searching, &opened.prompt, &asked(Some(1), None));
+    assert!(one.1.len() > 1, "one beam is streamed");
+    let sampling = Some(Sampling { temperature: 1.0, seed: 5, ..Sampling::default() });
+    let drawn = WritingOptions { sampling, ..asked(None, None) };
+    assert!(written(&searching, &opened.prompt, &drawn).1.len() > 1, "a draw is streamed");
+
+    // Stop strings cut what beams found.
+    let (tokens, pieces, _) = written(&plain, &opened.prompt, &asked(Some(BEAMS), Some(3.0)));
+    let stop: String = pieces[0].chars().skip(2).take(2).collect();
+    let cut = WritingOptions { stop: vec![stop.clone()], ..asked(Some(BEAMS), Some(3.0)) };
+    let (fewer, text, reason) = written(&plain, &opened.prompt, &cut);
+    assert_eq!((text.concat(), reason), (pieces[0].split(&stop).next().unwrap().to_owned(), "stop"));
+    assert!(fewer.len() < tokens.len());
 }
