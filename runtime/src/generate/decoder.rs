@@ -4,6 +4,7 @@
 //! loading, or two files. All become one or two graphs here: `next` continues from a cache, and `first` begins a sequence
 //! where `next` cannot.
 
+use super::embedder::Embedder;
 use super::error::DecoderError;
 use super::sampler::{HISTORY, LOG_PROBABILITY, PARAMS, TOKEN, append_sampler};
 use super::sampling::Sampling;
@@ -26,6 +27,7 @@ pub struct Decoder {
     /// The part of each cache's name behind the prefix.
     caches: Vec<String>,
     vocabulary: usize,
+    embedder: Option<Embedder>,
 }
 
 struct Phase {
@@ -47,11 +49,13 @@ pub struct Choice {
 
 /// What is added to a sequence: as many positions for each row of the batch.
 pub struct Feed<'a> {
-    /// Token ids [batch, positions]; they may be left out where `embeddings` are given and the graph does not read ids.
+    /// Token ids [batch, positions]; they may be left out where `embeddings` are given and the graph does not read ids. A decoder
+    /// with [`Decoder::embed_with`] turns them into embeddings where these are not given.
     pub tokens: Option<&'a [u32]>,
     /// Embeddings f32 [batch, positions, width], for graphs that take `inputs_embeds`.
     pub embeddings: Option<Tensor>,
-    /// Which positions [batch, positions] count; padding on the left does not. All count if it is left out.
+    /// Which positions [batch, positions] count; padding on the left does not. All count if it is left out. A graph without
+    /// `attention_mask` cannot leave any out.
     pub mask: Option<&'a [bool]>,
 }
 
@@ -96,7 +100,7 @@ impl Decoder {
         let vocabulary = info.shape.last().and_then(|d| usize::try_from(d.as_const()?).ok());
         let vocabulary =
             vocabulary.ok_or_else(|| DecoderError::NotADecoder(format!("{info} has no known vocabulary")))?;
-        Ok(Decoder { first, next, caches, vocabulary })
+        Ok(Decoder { first, next, caches, vocabulary, embedder: None })
     }
 
     /// Logits of a position.
@@ -116,6 +120,35 @@ impl Decoder {
     pub fn embedding_width(&self) -> Option<usize> {
         let input = self.next.session.inputs().iter().find(|i| &*i.name == "inputs_embeds")?;
         usize::try_from(input.shape.last()?.as_const()?).ok()
+    }
+
+    /// Gives a decoder that takes embeddings the graph that makes them from token ids: with it, ids alone will do.
+    ///
+    /// # Errors
+    /// [`DecoderError::Mismatch`] if the decoder reads ids by itself, or its embeddings are of another width.
+    pub fn embed_with(mut self, session: Session) -> Result<Decoder, DecoderError> {
+        let width = self.embedding_width();
+        let width =
+            width.ok_or_else(|| DecoderError::Mismatch("this decoder takes token ids, not embeddings".into()))?;
+        self.embedder = Some(Embedder::new(session, width)?);
+        Ok(self)
+    }
+
+    /// Whether token ids alone will do: the graph reads them, or [`Decoder::embed_with`] gave what does.
+    pub fn takes_tokens(&self) -> bool {
+        self.embedding_width().is_none() || self.embedder.is_some()
+    }
+
+    /// Embeddings f32 [batch, positions, width] of token ids [batch, positions].
+    ///
+    /// # Errors
+    /// [`DecoderError::Token`], and [`DecoderError::Mismatch`] without [`Decoder::embed_with`].
+    pub async fn embed(&self, tokens: &[u32], batch: usize) -> Result<Tensor, DecoderError> {
+        let embedder = self.embedder.as_ref();
+        let embedder =
+            embedder.ok_or_else(|| DecoderError::Mismatch("there is no graph of token embeddings".into()))?;
+        self.check_tokens(tokens)?;
+        embedder.run(tokens, batch).await
     }
 
     /// Whether the decoder attends to what an encoder gave.
@@ -150,6 +183,7 @@ impl Decoder {
     /// as it was.
     pub async fn run(&self, state: &mut State, feed: Feed<'_>) -> Result<Tensor, DecoderError> {
         let (positions, mask) = self.begin(state, &feed)?;
+        let feed = self.embedded(state, feed).await?;
         let phase = self.phase(state);
         let sampling = Sampling::default();
         let mut outputs = phase.run(state, &feed, positions, &mask, (&sampling, &[]), &[phase.logits]).await?;
@@ -170,6 +204,7 @@ impl Decoder {
         history: &[&[u32]],
     ) -> Result<Vec<Choice>, DecoderError> {
         let (positions, mask) = self.begin(state, &feed)?;
+        let feed = self.embedded(state, feed).await?;
         let phase = self.phase(state);
         let outputs = phase.run(state, &feed, positions, &mask, (sampling, history), &phase.choice).await?;
         let (tokens, scores) = (outputs[0].to_i64_vec(), outputs[1].to_f32_vec());
@@ -186,6 +221,14 @@ impl Decoder {
             Some(first) if state.is_empty() => first,
             _ => &self.next,
         }
+    }
+
+    /// Embeddings in the place of ids, where the graph wants these.
+    async fn embedded<'a>(&self, state: &State, mut feed: Feed<'a>) -> Result<Feed<'a>, DecoderError> {
+        if let (Some(embedder), Some(tokens), None) = (&self.embedder, feed.tokens, &feed.embeddings) {
+            feed.embeddings = Some(embedder.run(tokens, state.batch()).await?);
+        }
+        Ok(feed)
     }
 
     fn begin(&self, state: &State, feed: &Feed<'_>) -> Result<(usize, Vec<Vec<bool>>), DecoderError> {
@@ -244,18 +287,30 @@ impl Decoder {
         {
             return mismatch(format!("a mask of {} for {batch} x {positions} positions", mask.len()));
         }
+        let padded = feed.mask.is_some_and(|mask| mask.contains(&false));
+        if padded && !self.next.session.inputs().iter().any(|i| &*i.name == "attention_mask") {
+            return mismatch(
+                "this decoder has no attention_mask: padding would count; run such rows one by one".into(),
+            );
+        }
         if positions == 0 {
             return mismatch("no position is added".into());
         }
-        if let Some(&token) = feed.tokens.into_iter().flatten().find(|t| **t as usize >= self.vocabulary)
-            && feed.embeddings.is_none()
-        {
-            return Err(DecoderError::Token { token, vocabulary: self.vocabulary });
+        if let (Some(tokens), None) = (feed.tokens, &feed.embeddings) {
+            self.check_tokens(tokens)?;
         }
         if state.positions() + positions > state.limit() {
             return Err(DecoderError::Full { held: state.positions(), more: positions, limit: state.limit() });
         }
         Ok(positions)
+    }
+
+    fn check_tokens(&self, tokens: &[u32]) -> Result<(), DecoderError> {
+        let vocabulary = self.vocabulary;
+        match tokens.iter().find(|t| **t as usize >= vocabulary) {
+            Some(&token) => Err(DecoderError::Token { token, vocabulary }),
+            None => Ok(()),
+        }
     }
 
     /// The first layer whose keys or values are not numbers. Each layer's are computed from what the layer before gave.

@@ -57,11 +57,13 @@ pub struct Prompt {
     pub tokens: Vec<u32>,
     /// Embeddings f32 [1, tokens, width].
     pub embeddings: Option<Tensor>,
+    /// Ids that the sequence holds already. They are not read again; a repetition penalty counts them.
+    pub before: Vec<u32>,
 }
 
 impl From<Vec<u32>> for Prompt {
     fn from(tokens: Vec<u32>) -> Self {
-        Prompt { tokens, embeddings: None }
+        Prompt { tokens, embeddings: None, before: vec![] }
     }
 }
 
@@ -76,7 +78,7 @@ impl<'d> Generation<'d> {
         options.sampling.validate().map_err(|e| DecoderError::Mismatch(e.to_string()))?;
         state.reserve(state.positions() + prompt.tokens.len() + options.max_new_tokens);
         let feed = Feed { tokens: Some(&prompt.tokens), embeddings: prompt.embeddings, mask: None };
-        let history = prompt.tokens.clone();
+        let history = [prompt.before, prompt.tokens.clone()].concat();
         let seen: &[&[u32]] = if options.sampling.needs_history() { &[&history] } else { &[] };
         let first = decoder.choose(&mut state, feed, &options.sampling, seen).await?;
         Ok(Generation { decoder, state, history, made: 0, next: first.first().copied(), finish: None, options })
