@@ -2,7 +2,7 @@
 
 use super::{TextStream, Writer, WritingError, WritingFiles, WritingOptions};
 use crate::Session;
-use crate::generate::{Decoder, Generation, Prompt};
+use crate::generate::{Decoder, Generation, Prompt, Sampling};
 use crate::tasks::config::{ConfigFiles, FolderConfig};
 use crate::tasks::image::{Pixels, Preprocessor};
 use crate::tensor::Tensor;
@@ -37,6 +37,14 @@ impl Captioner {
         let start = writer.generation.decoder_start_token_id.or(writer.generation.bos_token_id);
         let start = vec![start.ok_or_else(|| missing("decoder_start_token_id in generation_config.json"))?];
         Ok(Captioner { encoder, preprocessor, writer, start })
+    }
+
+    /// How the folder says that tokens are chosen.
+    ///
+    /// # Errors
+    /// [`WritingError::Sampling`] if what it says means nothing.
+    pub fn sampling(&self) -> Result<Sampling, WritingError> {
+        Ok(self.writer.generation.sampling(0)?)
     }
 
     /// `gpu` or `cpu`.

@@ -3,7 +3,7 @@
 use super::{TextStream, Writer, WritingError, WritingFiles, WritingOptions};
 #[cfg(feature = "chat")]
 use crate::generate::{ChatError, ChatFiles, ChatOptions, ChatTemplate, Message};
-use crate::generate::{Decoder, Generation, Prompt};
+use crate::generate::{Decoder, Generation, Prompt, Sampling};
 
 /// Continues texts and answers in chats.
 pub struct TextGenerator {
@@ -37,6 +37,14 @@ impl TextGenerator {
             #[cfg(feature = "chat")]
             chat,
         })
+    }
+
+    /// How the folder says that tokens are chosen.
+    ///
+    /// # Errors
+    /// [`WritingError::Sampling`] if what it says means nothing.
+    pub fn sampling(&self) -> Result<Sampling, WritingError> {
+        Ok(self.writer.generation.sampling(0)?)
     }
 
     /// `gpu` or `cpu`.
