@@ -73,7 +73,7 @@ impl Device {
 }
 
 /// The size of the module's memory.
-fn heap_bytes() -> f64 {
+pub(crate) fn heap_bytes() -> f64 {
     let memory = wasm_bindgen::memory();
     memory
         .dyn_ref::<js_sys::WebAssembly::Memory>()

@@ -2,7 +2,7 @@
 //!
 //! The page is `tests/browser/suite/index.html`; it finds the module under `/pkg/`, the models that ship
 //! with the project under `/models/`, what they must give under `/goldens/` and `/data/`, and the test
-//! graphs, where there are any, under `/shared/`.
+//! graphs, where there are any, under `/shared/`, and SmolLM2, where it is, under `/smollm2/`.
 
 use std::fs;
 use std::path::PathBuf;
@@ -22,6 +22,9 @@ pub(crate) struct Options {
     pub(crate) filter: Option<String>,
     pub(crate) report: Option<PathBuf>,
 }
+
+/// Names a folder with a language model whose continuations are then compared; see `tests/tests/writing.rs`.
+const SMOLLM2: &str = "LENSLET_SMOLLM2";
 
 /// The page, below `tests/browser`.
 const PAGE: &str = "suite/index.html";
@@ -43,6 +46,9 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<(), Error>
         None => {
             eprintln!("There is no folder of test graphs beside this checkout (or LENSLET_SHARED).")
         }
+    }
+    if let Some(folder) = std::env::var_os(SMOLLM2) {
+        site = site.mount("/smollm2/", &PathBuf::from(folder))?;
     }
     let url = format!("{}/{PAGE}", Server::bind(site, 0)?.spawn());
 
