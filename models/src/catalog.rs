@@ -13,7 +13,7 @@ pub struct CatalogEntry {
     pub name: String,
     /// What it is, in one line.
     pub title: String,
-    /// What it does: `dual-tower`.
+    /// What it does: `dual-tower` or `image-to-text`.
     pub task: String,
     /// SPDX expression.
     pub license: String,
@@ -37,6 +37,11 @@ pub fn entries() -> &'static [CatalogEntry] {
         let catalog: Catalog = toml::from_str(include_str!("../catalog.toml")).expect("a test reads this file");
         catalog.model
     })
+}
+
+/// The first that does this task.
+pub fn first_for(task: &str) -> Option<&'static CatalogEntry> {
+    entries().iter().find(|entry| entry.task == task)
 }
 
 /// The one of this name.

@@ -291,6 +291,22 @@ impl ModelFolder {
             .ok_or_else(|| FolderError::Missing { model: self.name.clone(), file: "tokenizer.json" })
     }
 
+    /// The bytes of a file that may be absent.
+    ///
+    /// # Errors
+    /// [`FolderError::Io`] if it is there and cannot be read.
+    pub fn optional(&self, file: &str) -> Result<Option<Vec<u8>>, FolderError> {
+        read_optional(&self.path.join(file))
+    }
+
+    /// The graph file whose name begins with `stem`, in this precision; `None` if there is none in any.
+    ///
+    /// # Errors
+    /// [`FolderError::Precision`].
+    pub fn file(&self, stem: &'static str, precision: Precision) -> Result<Option<PathBuf>, FolderError> {
+        self.graph_of(stem, Role::Whole, precision)
+    }
+
     /// The graph files in this precision: separate towers where the folder has them, else one graph.
     ///
     /// # Errors
@@ -309,8 +325,12 @@ impl ModelFolder {
 
     /// `None` if the folder has no such graph in any precision.
     fn graph(&self, role: Role, precision: Precision) -> Result<Option<PathBuf>, FolderError> {
+        self.graph_of(role.stem(), role, precision)
+    }
+
+    fn graph_of(&self, stem: &str, role: Role, precision: Precision) -> Result<Option<PathBuf>, FolderError> {
         let find = |suffix: &str| {
-            let file = format!("{}{suffix}.onnx", role.stem());
+            let file = format!("{stem}{suffix}.onnx");
             [self.path.join("onnx").join(&file), self.path.join(&file)].into_iter().find(|path| path.is_file())
         };
         if let Some(path) = precision.suffixes().iter().find_map(|suffix| find(suffix)) {

@@ -2,7 +2,7 @@
 //!
 //! [`check`] compares a graph with recorded outputs, in browsers too. With the feature `cli`, `folder` finds a model on
 //! disk and says which graph file holds which tower, `catalog` lists the models known by name, `dual` makes a dual tower
-//! of a folder.
+//! of a folder, `writing` a captioner or text generator.
 
 #[cfg(feature = "cli")]
 pub mod catalog;
@@ -13,3 +13,5 @@ pub mod dual;
 pub mod folder;
 #[cfg(feature = "cli")]
 pub mod shapes;
+#[cfg(feature = "cli")]
+pub mod writing;

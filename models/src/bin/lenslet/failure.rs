@@ -8,9 +8,11 @@ use lenslet::gpu::DeviceError;
 use lenslet::tasks::dual_tower::TaskError;
 use lenslet::tasks::image::ImageError;
 use lenslet::tasks::index::IndexError;
+use lenslet::tasks::writing::WritingError;
 use lenslet_models::check::GoldenError;
 use lenslet_models::dual::DualError;
 use lenslet_models::folder::FolderError;
+use lenslet_models::writing::WriterError;
 
 /// A command that did not do what was asked.
 #[derive(Debug)]
@@ -115,6 +117,31 @@ impl From<TaskError> for Failure {
             TaskError::Run { .. } => "try --device cpu; if that fails too, report the model",
             TaskError::Config(_) | TaskError::Text(_) => "download the model again, or correct the file",
             _ => "see `lenslet inspect` for what the model needs",
+        };
+        Failure::input(error.kind(), &error, advice)
+    }
+}
+
+impl From<WriterError> for Failure {
+    fn from(error: WriterError) -> Self {
+        match error {
+            WriterError::Folder(error) => error.into(),
+            WriterError::Graph { path, source } => Failure::graph(std::path::Path::new(&path), &source),
+            WriterError::Writing(error) => error.into(),
+            other => Failure::input(other.kind(), &other, "choose a model that does, with --model"),
+        }
+    }
+}
+
+impl From<WritingError> for Failure {
+    fn from(error: WritingError) -> Self {
+        let advice = match error.kind() {
+            "context_full" => "shorten the prompt, or choose a model with a longer context",
+            "vocabulary_mismatch" => "take tokenizer.json and the graph from the same model",
+            "not_a_number" => "choose another --precision, or download the model again",
+            "model_incomplete" | "not_a_decoder" => "see `lenslet inspect` for what the model is",
+            "chat_missing" => "give a plain prompt with --raw",
+            _ => "download the model again, or report it with its name",
         };
         Failure::input(error.kind(), &error, advice)
     }

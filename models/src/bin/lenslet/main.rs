@@ -1,16 +1,19 @@
 //! The `lenslet` command.
 
 mod bench;
+mod caption;
 mod check;
 mod classify;
 mod context;
 mod embed;
 mod eval;
 mod failure;
+mod generate;
 mod index;
 mod inspect;
 mod output;
 mod search;
+mod write;
 
 use std::process::ExitCode;
 
@@ -21,7 +24,7 @@ use failure::Failure;
 /// What a command that ran to its end says: whether what it checked is so.
 type Outcome = Result<bool, Failure>;
 
-/// Search pictures by text, and run dual-tower models, on this machine alone.
+/// Search pictures by text, caption them, and write text, on this machine alone.
 #[derive(Parser)]
 #[command(name = "lenslet", version, max_term_width = 100, subcommand_required = true, arg_required_else_help = true)]
 #[command(after_help = "Examples:
@@ -42,6 +45,8 @@ enum Command {
     Search(search::Args),
     Classify(classify::Args),
     Embed(embed::Args),
+    Caption(caption::Args),
+    Generate(generate::Args),
     Inspect(inspect::Args),
     Check(check::Args),
     Eval(eval::Args),
@@ -56,6 +61,8 @@ fn main() -> ExitCode {
         Command::Search(args) => search::run(&context, args),
         Command::Classify(args) => classify::run(&context, args),
         Command::Embed(args) => embed::run(&context, args),
+        Command::Caption(args) => caption::run(&context, args),
+        Command::Generate(args) => generate::run(&context, args),
         Command::Inspect(args) => inspect::run(&context, args),
         Command::Check(args) => check::run(&context, args),
         Command::Eval(args) => eval::run(&context, args),

@@ -79,6 +79,7 @@ impl Captioner {
         let state = writer.decoder.start(1, limit, vec![("encoder_hidden_states", encoded)]);
         let prompt = Prompt::from(self.start.clone());
         let generation = Generation::begin(&writer.decoder, state, prompt, options).await?;
-        TextStream::new(generation, writer.tokenizer.clone(), &asked.stop, self.start.len())
+        let stream = TextStream::new(generation, writer.tokenizer.clone(), &asked.stop, self.start.len())?;
+        Ok(stream.without_leading_space())
     }
 }

@@ -24,6 +24,8 @@ pub struct TextStream<'d> {
     tokens: Vec<u32>,
     usage: Usage,
     done: bool,
+    /// Space in front of the first word belongs to no caption, as the tokenizer writes it.
+    at_start: bool,
 }
 
 impl<'d> TextStream<'d> {
@@ -36,7 +38,12 @@ impl<'d> TextStream<'d> {
         let usage = Usage { prompt_tokens, completion_tokens: 0 };
         let stop = StopStrings::new(stop.iter().cloned())?;
         let detokenizer = Detokenizer::new(tokenizer);
-        Ok(TextStream { generation, detokenizer, stop, tokens: vec![], usage, done: false })
+        Ok(TextStream { generation, detokenizer, stop, tokens: vec![], usage, done: false, at_start: false })
+    }
+
+    /// Leaves out the space in front of the first word.
+    pub(super) fn without_leading_space(self) -> Self {
+        TextStream { at_start: true, ..self }
     }
 
     /// The next piece of text, never empty and never half a character, or `None` at the end.
@@ -59,7 +66,12 @@ impl<'d> TextStream<'d> {
                     text
                 }
             };
+            let piece = match self.at_start {
+                true => piece.trim_start().to_owned(),
+                false => piece,
+            };
             if !piece.is_empty() {
+                self.at_start = false;
                 return Ok(Some(piece));
             }
         }
