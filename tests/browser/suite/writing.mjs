@@ -14,10 +14,14 @@ const BESIDE = ["embed_tokens.onnx", "encoder_model.golden.safetensors", "vision
 const FALLBACK = "/shared/zoo/vit-gpt2-image-captioning/tiny/onnx";
 
 /**
- * SmolLM2's graphs: how many tokens of ONNX Runtime's greedy continuation must be the same, and how far apart the logits of
- * later differences may be.
+ * SmolLM2's graphs: how many tokens of ONNX Runtime's greedy continuation of a prompt must be the same, and how far apart
+ * the logits of later differences may be. The INT8 graph has no stable answer to compare with; `tests/tests/writing.rs`
+ * says why.
  */
-const SMOLLM2 = [{ file: "model.onnx", least: () => 24, tie: 1e-2 }];
+const SMOLLM2 = [
+  { file: "model_quantized.onnx", least: (prompt) => (prompt === "capital" ? 24 : 0), tie: 0.5 },
+  { file: "model.onnx", least: () => 24, tie: 1e-2 },
+];
 
 /** The zoo's decoders continue as ONNX Runtime does. */
 export async function greedy(suite, recorder) {

@@ -1,15 +1,14 @@
 //! A captioner, held for the worker.
 
-use std::rc::Rc;
-
 use js_sys::{Array, Function, Object};
 use lenslet::Session;
 use lenslet::onnx::ImportOptions;
 use lenslet::tasks::image::Pixels;
-use lenslet::tasks::writing::{Captioner, WritingOptions};
+use lenslet::tasks::writing::{Captioner, TextStream, WritingError, WritingOptions};
 use wasm_bindgen::JsValue;
 use wasm_bindgen::prelude::wasm_bindgen;
 
+use super::stream::Task;
 use super::{Configuration, Loaded, TextStreamHandle, asked, decoder};
 use crate::convert;
 use crate::device::{Device, Held};
@@ -70,9 +69,9 @@ impl CaptionerHandle {
     ) -> Result<TextStreamHandle, JsValue> {
         let loaded = self.held.get()?;
         let options = asked(&wishes, loaded.model.sampling().map_err(WebError::from)?)?;
-        let pixels = convert::pixels(&picture)?;
+        let task = Caption { picture: convert::pixels(&picture)?, options };
         drop(picture);
-        Ok(begin(loaded, pixels, options).await?)
+        Ok(TextStreamHandle::begin(loaded, task).await?)
     }
 
     /// Writes a few tokens on a GPU, so that its shaders are compiled before anybody waits for them.
@@ -80,9 +79,9 @@ impl CaptionerHandle {
     pub async fn warm_up(&self) -> Result<(), JsValue> {
         let loaded = self.held.get()?;
         if loaded.device.is_gpu() {
-            let grey = Pixels::from_rgba(32, 32, vec![128; 32 * 32 * 4]).map_err(WebError::from)?;
+            let picture = Pixels::from_rgba(32, 32, vec![128; 32 * 32 * 4]).map_err(WebError::from)?;
             let options = WritingOptions { max_new_tokens: Some(2), ..WritingOptions::default() };
-            begin(loaded, grey, options).await?.run_through().await?;
+            TextStreamHandle::begin(loaded, Caption { picture, options }).await?.run_through().await?;
         }
         Ok(())
     }
@@ -99,13 +98,16 @@ impl CaptionerHandle {
     }
 }
 
-async fn begin(
-    loaded: Rc<Loaded<Captioner>>,
+/// A picture to describe.
+struct Caption {
     picture: Pixels,
     options: WritingOptions,
-) -> Result<TextStreamHandle, WebError> {
-    let start = async move |model: &Captioner| model.caption(&picture, &options).await;
-    TextStreamHandle::begin(loaded, start).await
+}
+
+impl Task<Captioner> for Caption {
+    async fn start(self, model: &Captioner) -> Result<TextStream<'_>, WritingError> {
+        model.caption(&self.picture, &self.options).await
+    }
 }
 
 fn encoder(files: &mut Files, device: &Device) -> Result<Session, WebError> {

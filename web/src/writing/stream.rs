@@ -36,17 +36,20 @@ pub struct TextStreamHandle {
     ended: RefCell<Option<oneshot::Receiver<()>>>,
 }
 
+/// Something to write.
+pub(super) trait Task<M>: 'static {
+    /// Begins it on a model.
+    async fn start(self, model: &M) -> Result<TextStream<'_>, WritingError>;
+}
+
 impl TextStreamHandle {
-    /// Begins a text of `model`.
-    pub(super) async fn begin<M: 'static>(
-        loaded: Rc<Loaded<M>>,
-        start: impl for<'m> AsyncFnOnce(&'m M) -> Result<TextStream<'m>, WritingError> + 'static,
-    ) -> Result<Self, WebError> {
+    /// Begins a text of a model.
+    pub(super) async fn begin<M: 'static>(loaded: Rc<Loaded<M>>, task: impl Task<M>) -> Result<Self, WebError> {
         let (questions, asked) = mpsc::unbounded();
         let (begun, has_begun) = oneshot::channel();
         let (end, ended) = oneshot::channel();
         spawn_local(async move {
-            match start(&loaded.model).await {
+            match task.start(&loaded.model).await {
                 Ok(stream) => {
                     // Nobody listens if the page went away meanwhile; then no question comes either.
                     let _ = begun.send(Ok(()));

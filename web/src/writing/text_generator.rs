@@ -1,12 +1,12 @@
 //! A text generator, held for the worker.
 
-use std::rc::Rc;
-
 use js_sys::{Array, Function, Object};
-use lenslet::tasks::writing::{TextGenerator, WritingOptions};
+use lenslet::generate::Message;
+use lenslet::tasks::writing::{TextGenerator, TextStream, WritingError, WritingOptions};
 use wasm_bindgen::JsValue;
 use wasm_bindgen::prelude::wasm_bindgen;
 
+use super::stream::Task;
 use super::{Configuration, Loaded, TextStreamHandle, asked, decoder};
 use crate::convert;
 use crate::device::{Device, Held};
@@ -70,7 +70,8 @@ impl TextGeneratorHandle {
     ) -> Result<TextStreamHandle, JsValue> {
         let loaded = self.held.get()?;
         let options = asked(&wishes, loaded.model.sampling().map_err(WebError::from)?)?;
-        Ok(complete(loaded, prompt, options).await?)
+        let task = Text { prompt: Prompt::Text(prompt), options };
+        Ok(TextStreamHandle::begin(loaded, task).await?)
     }
 
     /// Begins the answer to a conversation (`{role, content}[]`), as the model's own template writes it down.
@@ -84,9 +85,8 @@ impl TextGeneratorHandle {
     ) -> Result<TextStreamHandle, JsValue> {
         let loaded = self.held.get()?;
         let options = asked(&wishes, loaded.model.sampling().map_err(WebError::from)?)?;
-        let messages = convert::messages(&messages)?;
-        let start = async move |model: &TextGenerator| model.chat(&messages, &options).await;
-        Ok(TextStreamHandle::begin(loaded, start).await?)
+        let task = Text { prompt: Prompt::Conversation(convert::messages(&messages)?), options };
+        Ok(TextStreamHandle::begin(loaded, task).await?)
     }
 
     /// Writes a few tokens on a GPU, so that its shaders are compiled before anybody waits for them.
@@ -95,7 +95,8 @@ impl TextGeneratorHandle {
         let loaded = self.held.get()?;
         if loaded.device.is_gpu() {
             let options = WritingOptions { max_new_tokens: Some(2), ..WritingOptions::default() };
-            complete(loaded, "a b c d e f g h".to_owned(), options).await?.run_through().await?;
+            let prompt = Prompt::Text("a b c d e f g h".to_owned());
+            TextStreamHandle::begin(loaded, Text { prompt, options }).await?.run_through().await?;
         }
         Ok(())
     }
@@ -112,11 +113,23 @@ impl TextGeneratorHandle {
     }
 }
 
-async fn complete(
-    loaded: Rc<Loaded<TextGenerator>>,
-    prompt: String,
+/// What is to be continued.
+enum Prompt {
+    Text(String),
+    Conversation(Vec<Message>),
+}
+
+/// A text to write.
+struct Text {
+    prompt: Prompt,
     options: WritingOptions,
-) -> Result<TextStreamHandle, WebError> {
-    let start = async move |model: &TextGenerator| model.complete(&prompt, &options).await;
-    TextStreamHandle::begin(loaded, start).await
+}
+
+impl Task<TextGenerator> for Text {
+    async fn start(self, model: &TextGenerator) -> Result<TextStream<'_>, WritingError> {
+        match self.prompt {
+            Prompt::Text(text) => model.complete(&text, &self.options).await,
+            Prompt::Conversation(messages) => model.chat(&messages, &self.options).await,
+        }
+    }
 }
