@@ -7,12 +7,6 @@ import { ABSENT, bytes, device, json, optional } from "./files.mjs";
 /** Pictures that are captioned. */
 const CAPTIONED = device === "webgpu" ? 12 : 60;
 
-/** The files beside a decoder that its greedy continuation may need; which, the graph decides. */
-const BESIDE = ["embed_tokens.onnx", "encoder_model.golden.safetensors", "vision_encoder.golden.safetensors"];
-
-/** Where such a file is taken from if the folder has none: the same weights, exported otherwise. */
-const FALLBACK = "/shared/zoo/vit-gpt2-image-captioning/tiny/onnx";
-
 /**
  * SmolLM2's graphs: how many tokens of ONNX Runtime's greedy continuation of a prompt must be the same, and how far apart
  * the logits of later differences may be. The INT8 graph has no stable answer to compare with; `tests/tests/writing.rs`
@@ -37,15 +31,11 @@ export async function greedy(suite, recorder) {
       continue;
     }
     const beside = await Promise.all(
-      BESIDE.map(async (name) => ({
-        name,
-        bytes: (await optional(`${root}/onnx/${name}`)) ?? (await optional(`${FALLBACK}/${name}`)),
-      })),
+      Suite.greedyFiles(folder).map(async (name) => ({ name, bytes: await bytes(`${root}/onnx/${name}`) })),
     );
-    const present = beside.filter((file) => file.bytes);
     for (const file of files) {
       const graph = { name: file, bytes: await bytes(`${root}/onnx/${file}`) };
-      await recorder.run(`greedy ${folder} ${file}`, () => suite.greedy(folder, file, listing, [graph, ...present]));
+      await recorder.run(`greedy ${folder} ${file}`, () => suite.greedy(folder, file, listing, [graph, ...beside]));
     }
   }
 }
