@@ -4,9 +4,9 @@
 //! disk and says which graph file holds which tower, `catalog` lists the models known by name, `dual` makes a dual tower
 //! of a folder, `writing` a captioner or text generator, `answerer` what answers questions about pictures.
 
-pub mod bleu;
 #[cfg(feature = "cli")]
 pub mod answerer;
+pub mod bleu;
 #[cfg(feature = "cli")]
 pub mod catalog;
 pub mod check;

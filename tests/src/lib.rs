@@ -5,6 +5,8 @@
 
 pub mod backend;
 pub mod bundled;
+pub mod captions;
+pub mod continuation;
 pub mod full_size;
 pub mod greedy;
 pub mod integers;

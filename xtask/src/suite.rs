@@ -2,7 +2,7 @@
 //!
 //! The suite's page is `tests/browser/suite/index.html`; it finds the module under `/pkg/`, the models that
 //! ship with the project under `/models/`, what they must give under `/goldens/` and `/data/`, and the test
-//! graphs, where there are any, under `/shared/`.
+//! graphs, where there are any, under `/shared/`, and SmolLM2, where it is, under `/smollm2/`.
 //!
 //! The other page, `tests/browser/pictures/index.html`, goes through the npm package as any page would, from
 //! JPEG files that the browser itself decodes; it finds the package under `/package/`, and under `/served/`
@@ -26,6 +26,9 @@ pub(crate) struct Options {
     pub(crate) filter: Option<String>,
     pub(crate) report: Option<PathBuf>,
 }
+
+/// Names a folder with a language model whose continuations are then compared; see `tests/tests/writing.rs`.
+const SMOLLM2: &str = "LENSLET_SMOLLM2";
 
 /// A page of tests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,8 +69,11 @@ impl Page {
                 .mount("/package/", &workspace.path("web"))?
                 .mount("/served/", &workspace.path("web/apps/search/dist/models"));
         }
-        let site =
+        let mut site =
             site.mount("/pkg/", &workspace.path("web/pkg-test"))?.mount("/data/", &workspace.path("tests/data"))?;
+        if let Some(folder) = std::env::var_os(SMOLLM2) {
+            site = site.mount("/smollm2/", &PathBuf::from(folder))?;
+        }
         match workspace.shared() {
             Some(shared) => site.mount("/shared/", &shared),
             None => {
