@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 
 use super::cache::{Cache, Caches, Ports};
-use super::device::{Gpu, GpuTensor};
+use super::device::{Gpu, GpuTensor, Readback};
 use super::{Concrete, Place, Plan, Step, concrete, kernel_error, run_on_cpu, tensor_of_fact};
 use crate::cpu::Cpu;
 use crate::cpu::attention::{self, Growing};
@@ -62,7 +62,7 @@ pub(crate) async fn execute(
     inputs: HashMap<ValueId, Held>,
     wanted: &[usize],
     caches: Option<(&Ports, &mut Caches)>,
-) -> Result<Vec<Tensor>, RunError> {
+) -> Result<Vec<Held>, RunError> {
     let values = vec![Held::default(); resources.graph.value_count()];
     let mut run = Run { r: resources, plan, values, caches };
     for (id, held) in inputs {
@@ -83,7 +83,7 @@ pub(crate) async fn execute(
             run.values[id.0 as usize] = Held::default();
         }
     }
-    let outputs = run.outputs(wanted).await?;
+    let outputs = run.outputs(wanted);
     run.keep_caches()?;
     Ok(outputs)
 }
@@ -356,21 +356,51 @@ impl Run<'_> {
         Ok(())
     }
 
-    async fn outputs(&mut self, wanted: &[usize]) -> Result<Vec<Tensor>, RunError> {
-        let ids: Vec<ValueId> = wanted.iter().map(|&i| self.r.graph.outputs[i]).collect();
-        let graph = self.r.graph;
-        let failed = |id: Option<&ValueId>, source| RunError::Kernel {
-            node: id.map_or_else(String::new, |&id| graph.value(id).name.to_string()),
-            op: "output",
-            source,
+    fn outputs(&self, wanted: &[usize]) -> Vec<Held> {
+        let held = |id: ValueId| match self.r.graph.constant(id).or_else(|| self.plan.known.get(&id)) {
+            Some(tensor) => Held::host(tensor.clone()),
+            None => self.values[id.0 as usize].clone(),
         };
-        // A failed copy is the device's fault, not one output's: the first stands for all.
-        self.fetch(ids.iter().copied()).await.map_err(|source| failed(ids.first(), source))?;
-        let mut results = Vec::with_capacity(ids.len());
-        for id in &ids {
-            results.push(self.on_host(*id).map_err(|source| failed(Some(id), source))?);
+        wanted.iter().map(|&i| held(self.r.graph.outputs[i])).collect()
+    }
+}
+
+/// Outputs on their way to the host.
+pub(crate) struct Reading {
+    held: Vec<Held>,
+    /// Those that lie on the device only.
+    missing: Vec<usize>,
+    read: Option<Readback>,
+}
+
+impl Reading {
+    /// Asks the device for what lies there only, without waiting.
+    pub(crate) fn begin(gpu: Option<&Gpu>, held: Vec<Held>) -> Result<Reading, KernelError> {
+        let device = |h: &Held| if h.host.is_none() { h.device.clone() } else { None };
+        let (missing, tensors): (Vec<usize>, Vec<GpuTensor>) =
+            held.iter().enumerate().filter_map(|(i, h)| Some((i, device(h)?))).unzip();
+        let read = match gpu {
+            Some(gpu) if !tensors.is_empty() => Some(gpu.begin_read(tensors)?),
+            _ => None,
+        };
+        Ok(Reading { held, missing, read })
+    }
+
+    /// An output as it lies, on the device or on the host.
+    pub(crate) fn held(&self, i: usize) -> &Held {
+        &self.held[i]
+    }
+
+    /// All of them, once they are here.
+    pub(crate) async fn finish(self, gpu: Option<&Gpu>) -> Result<Vec<Tensor>, KernelError> {
+        let Reading { mut held, missing, read } = self;
+        if let (Some(gpu), Some(read)) = (gpu, read) {
+            for (i, tensor) in missing.into_iter().zip(gpu.finish_read(read).await?) {
+                held[i].host = Some(tensor);
+            }
         }
-        Ok(results)
+        let absent = || KernelError::Invalid("an output was not computed".into());
+        held.into_iter().map(|h| h.host.ok_or_else(absent)).collect()
     }
 }
 
