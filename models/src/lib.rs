@@ -6,6 +6,7 @@
 
 #[cfg(feature = "cli")]
 pub mod answerer;
+pub mod bleu;
 #[cfg(feature = "cli")]
 pub mod catalog;
 pub mod check;

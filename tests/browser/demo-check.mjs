@@ -3,8 +3,9 @@
 //   node tests/browser/demo-check.mjs --chromium PATH --url URL --queries FILE
 //     [--device auto|wasm|webgpu] [--screenshot FILE] [--timeout SECONDS]
 //
-// Indexes both galleries, types every query of FILE and reads the first five tiles. Status 0: at most two
-// queries miss, nothing went wrong on the page and it asked no other origin for anything; 1: not so;
+// Indexes both galleries, types every query of FILE and reads the first five tiles; has the best emoji of the
+// last query described. Status 0: at most two queries miss, there is a description, nothing went wrong on the
+// page and it asked no other origin for anything; 1: not so;
 // 2: bad usage. FILE: { photos: [{ query, expect: [file] }], emoji: [{ query, lang?, expect: [file] }] };
 // a query hits when one of the expected files is among the five.
 
@@ -60,11 +61,16 @@ async function checkPage(page, url, queries, timeout, screenshot) {
     }
     started = performance.now();
   }
+  const path = asked.at(-1)?.top5[0];
+  console.error(`describing ${path} ...`);
+  const text = await search.describe(path);
+  console.error(`  ${text}`);
   return {
     device: await search.device(),
     index_ms: indexMs,
     queries: asked,
     misses: asked.filter(({ hit }) => !hit).length,
+    described: { path, text, ms: Math.round(performance.now() - started) },
   };
 }
 
@@ -78,6 +84,9 @@ function verdict(report, device) {
     complaints.push(
       `${report.misses} of ${report.queries.length} queries miss, ${MOST_MISSES} may`,
     );
+  }
+  if (!/\p{Letter}/u.test(report.described.text)) {
+    complaints.push(`the description of ${report.described.path} is empty`);
   }
   if (device !== "auto" && report.device !== device) {
     complaints.push(`the page ran on ${report.device} instead of ${device}`);

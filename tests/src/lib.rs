@@ -5,12 +5,15 @@
 
 pub mod backend;
 pub mod bundled;
+pub mod captions;
+pub mod continuation;
 pub mod full_size;
 pub mod greedy;
 pub mod integers;
 #[cfg(feature = "native")]
 pub mod native;
 pub mod onnx;
+pub mod photographs;
 pub mod random;
 pub mod ranking;
 pub mod skeleton;

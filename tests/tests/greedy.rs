@@ -1,7 +1,7 @@
 //! Greedy continuation of the zoo's decoders, natively.
 
 use lenslet_tests::backend::Backend;
-use lenslet_tests::greedy::{FOLDERS, Greedy, copies};
+use lenslet_tests::greedy::{Continued, FOLDERS, Greedy, copies};
 use lenslet_tests::native::{options, read, say, shared, zoo_file};
 
 fn all(backend: Backend) {
@@ -13,8 +13,14 @@ fn all(backend: Backend) {
         for file in greedy.files.keys() {
             let onnx = |name: &str| zoo_file(&zoo, folder, name);
             match pollster::block_on(greedy.check(file, &onnx, &options)) {
-                Ok((caches, growing)) if growing == caches || copies(folder, file).is_some() => passed += 1,
-                Ok((caches, growing)) => {
+                // The CPU rounds as ONNX Runtime does; a GPU may be a step off.
+                Ok(continued) if backend == Backend::Cpu && !continued.ties.is_empty() => {
+                    failed.push(format!("{folder}/{file}: {}", continued.ties.join("; ")))
+                }
+                Ok(Continued { caches, growing, .. }) if growing == caches || copies(folder, file).is_some() => {
+                    passed += 1
+                }
+                Ok(Continued { caches, growing, .. }) => {
                     failed.push(format!("{folder}/{file}: {growing} of {caches} caches grow in place"))
                 }
                 Err(reason) => failed.push(format!("{folder}/{file}: {reason}")),

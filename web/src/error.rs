@@ -2,12 +2,15 @@
 //! the `kind` that the runtime gave it.
 
 use js_sys::Reflect;
+use lenslet::generate::{ChatError, DecoderError, SamplingError};
 use lenslet::gpu::DeviceError;
 use lenslet::tasks::config::ConfigError;
 use lenslet::tasks::dual_tower::TaskError;
 use lenslet::tasks::fingerprint::ParseFingerprintError;
 use lenslet::tasks::image::ImageError;
 use lenslet::tasks::index::IndexError;
+use lenslet::tasks::text::TextError;
+use lenslet::tasks::writing::WritingError;
 use wasm_bindgen::JsValue;
 
 /// The class that an error becomes.
@@ -131,6 +134,22 @@ impl From<TaskError> for WebError {
         let class = match &error {
             TaskError::Image { .. } => Class::Picture,
             TaskError::Config(_) => Class::Load,
+            _ => Class::Run,
+        };
+        Self::new(class, error.kind(), &error)
+    }
+}
+
+impl From<WritingError> for WebError {
+    fn from(error: WritingError) -> Self {
+        let class = match &error {
+            WritingError::Image(_) => Class::Picture,
+            WritingError::Config(_)
+            | WritingError::Incomplete(_)
+            | WritingError::Text(TextError::Load(_))
+            | WritingError::Sampling(SamplingError::Parse(_))
+            | WritingError::Chat(ChatError::File { .. } | ChatError::Syntax(_))
+            | WritingError::Decoder(DecoderError::NotADecoder(_) | DecoderError::Vocabulary { .. }) => Class::Load,
             _ => Class::Run,
         };
         Self::new(class, error.kind(), &error)

@@ -5,16 +5,19 @@
 //! lives in each worker.
 
 mod convert;
+mod device;
 mod error;
 mod files;
 mod index;
 #[cfg(feature = "test-suite")]
 mod suite;
 mod tower;
+mod writing;
 
 pub use index::IndexHandle;
 pub use tower::DualTowerHandle;
 use wasm_bindgen::prelude::wasm_bindgen;
+pub use writing::{CaptionerHandle, TextGeneratorHandle, TextStreamHandle};
 
 #[wasm_bindgen]
 extern "C" {

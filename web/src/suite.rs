@@ -6,17 +6,21 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use js_sys::{Array, Uint8Array};
+use lenslet::generate::Decoder;
 use lenslet::gpu::{Gpu, GpuOptions};
 use lenslet::onnx::{ImportOptions, NoExternalData};
 use lenslet::tasks::dual_tower::DualTower;
 use lenslet::tasks::image::decode;
 use lenslet::tasks::tower::SessionTower;
+use lenslet::tasks::writing::Captioner;
 use lenslet::{Session, SessionOptions};
 use lenslet_tests::backend::{Backend, ignored};
 use lenslet_tests::bundled::{self, Golden, Precision};
+use lenslet_tests::continuation::{Continuations, judge};
 use lenslet_tests::full_size::Check;
+use lenslet_tests::greedy::{self, Continued, Greedy};
 use lenslet_tests::ranking::Ranking;
-use lenslet_tests::{integers, skeleton, zoo};
+use lenslet_tests::{captions, integers, skeleton, zoo};
 use wasm_bindgen::JsValue;
 use wasm_bindgen::prelude::wasm_bindgen;
 
@@ -33,6 +37,15 @@ pub struct Suite {
 
 fn fail(reason: impl ToString) -> JsValue {
     JsValue::from_str(&reason.to_string())
+}
+
+/// A list of `{name, bytes}` as files by name.
+fn by_name(files: &Array) -> Result<BTreeMap<String, Vec<u8>>, WebError> {
+    files.iter().map(|item| convert::file(&item).map(|(name, bytes)| (name, bytes.to_vec()))).collect()
+}
+
+fn captioner_precision(name: &str) -> Result<captions::Precision, JsValue> {
+    captions::Precision::named(name).ok_or_else(|| fail(format!("there is no precision {name}")))
 }
 
 #[wasm_bindgen]
@@ -86,10 +99,54 @@ impl Suite {
     /// Loads a dual tower of its configuration files (`{name, bytes}[]`) and its graphs.
     /// It runs up to `batch` pictures or texts at once.
     pub fn tower(&self, files: Array, image: Vec<u8>, text: Vec<u8>, batch: usize) -> Result<SuiteTower, JsValue> {
-        let files: Result<BTreeMap<String, Vec<u8>>, WebError> =
-            files.iter().map(|item| convert::file(&item).map(|(name, bytes)| (name, bytes.to_vec()))).collect();
-        let tower = bundled::load(&files?, Some(&image), Some(&text), &self.options).map_err(fail)?;
+        let tower = bundled::load(&by_name(&files)?, Some(&image), Some(&text), &self.options).map_err(fail)?;
         Ok(SuiteTower { tower: tower.with_batch(batch) })
+    }
+
+    /// Folders of the zoo with decoders whose greedy continuation is known.
+    #[wasm_bindgen(js_name = greedyFolders)]
+    pub fn greedy_folders() -> Vec<String> {
+        greedy::FOLDERS.map(str::to_owned).to_vec()
+    }
+
+    /// Files that a decoder of a folder is continued with.
+    #[wasm_bindgen(js_name = greedyFiles)]
+    pub fn greedy_files(folder: &str) -> Vec<String> {
+        greedy::beside(folder).iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    /// Continues the prompt of a decoder of the zoo, with files (`{name, bytes}[]`) of its folder.
+    pub async fn greedy(&self, folder: String, file: String, json: Vec<u8>, files: Array) -> Result<String, JsValue> {
+        let greedy = Greedy::parse(&json).map_err(fail)?;
+        let files = by_name(&files)?;
+        let read = |name: &str| files.get(name).cloned().ok_or_else(|| format!("{name} was not handed over"));
+        let Continued { caches, growing, ties } = greedy.check(&file, &read, &self.options).await.map_err(fail)?;
+        if growing != caches && greedy::copies(&folder, &file).is_none() {
+            return Err(fail(format!("{growing} of {caches} caches grow in place")));
+        }
+        if self.backend == Backend::Wasm && !ties.is_empty() {
+            // The CPU rounds as ONNX Runtime does; a GPU may be a step off.
+            return Err(fail(ties.join("; ")));
+        }
+        Ok(format!("the same tokens; {growing} of {caches} caches grow in place. {}", ties.join("; ")))
+    }
+
+    /// Loads the emoji captioner, `fp32` or `int8`, of files (`{name, bytes}[]`) of its folder.
+    pub fn captioner(&self, precision: String, files: Array) -> Result<SuiteCaptioner, JsValue> {
+        let precision = captioner_precision(&precision)?;
+        let captioner = captions::load(&by_name(&files)?, precision, &self.options).map_err(fail)?;
+        Ok(SuiteCaptioner { captioner, precision, gpu: self.options.gpu.clone() })
+    }
+
+    /// Loads a language model.
+    #[wasm_bindgen(js_name = languageModel)]
+    pub fn language_model(&self, file: Vec<u8>) -> Result<SuiteLanguageModel, JsValue> {
+        let decoder = Decoder::from_onnx(&file, &NoExternalData, self.options.clone()).map_err(fail)?;
+        let (caches, growing) = decoder.caches();
+        if growing != caches {
+            return Err(fail(format!("{growing} of {caches} caches grow in place")));
+        }
+        Ok(SuiteLanguageModel { decoder })
     }
 
     /// Fills a skeleton, runs the graph and compares with a `check.json`.
@@ -156,5 +213,89 @@ impl SuiteTower {
         let worst = ranking.check(&pictures, &queries).map_err(fail)?;
         let (n, m) = (queries.len(), pictures.len());
         Ok(format!("the same ten best of {m} pictures for {n} queries, similarities within {worst:.1e}"))
+    }
+}
+
+/// The emoji captioner under test.
+#[wasm_bindgen]
+pub struct SuiteCaptioner {
+    captioner: Captioner,
+    precision: captions::Precision,
+    gpu: Option<Gpu>,
+}
+
+#[wasm_bindgen]
+impl SuiteCaptioner {
+    /// The files of the captioner's folder that [`Suite::captioner`] wants.
+    pub fn files(precision: String) -> Result<Vec<String>, JsValue> {
+        Ok(captioner_precision(&precision)?.files())
+    }
+
+    /// `count` of the pictures of `openmoji.json`.
+    pub fn pictures(json: Vec<u8>, count: usize) -> Result<Vec<String>, JsValue> {
+        Ok(captions::sample(&json, count).map_err(fail)?.into_iter().map(|emoji| emoji.file).collect())
+    }
+
+    /// Compares the captions of these pictures (`Uint8Array[]`) with ONNX Runtime's.
+    pub async fn captions(&self, json: Vec<u8>, count: usize, files: Array) -> Result<String, JsValue> {
+        let sample = captions::sample(&json, count).map_err(fail)?;
+        let mut different = Vec::new();
+        for (emoji, file) in sample.iter().zip(files.iter()) {
+            let got = captions::caption(&self.captioner, &Uint8Array::new(&file).to_vec()).await.map_err(fail)?;
+            let wanted = emoji.caption(self.precision);
+            if got != wanted {
+                different.push(format!("{}: {got:?}, ONNX Runtime {wanted:?}", emoji.file));
+            }
+        }
+        let equal = sample.len() - different.len();
+        let told = format!("{equal} of {} captions equal", sample.len());
+        if equal as f64 >= self.precision.least() * sample.len() as f64 {
+            Ok(told)
+        } else {
+            Err(fail(format!("{told}\n{}", different.join("\n"))))
+        }
+    }
+
+    /// Drops captions in the middle and looks for memory that stays behind.
+    pub async fn cancel(&self, file: Vec<u8>) -> Result<String, JsValue> {
+        let held = || {
+            let device = self.gpu.as_ref().map_or(0, |gpu| gpu.memory().in_use);
+            device + crate::device::heap_bytes() as u64
+        };
+        captions::cancel(&self.captioner, &file, &held).await.map_err(fail)
+    }
+}
+
+/// A language model under test.
+#[wasm_bindgen]
+pub struct SuiteLanguageModel {
+    decoder: Decoder,
+}
+
+#[wasm_bindgen]
+impl SuiteLanguageModel {
+    /// The names of the prompts for a graph.
+    pub fn prompts(json: Vec<u8>, file: String) -> Result<Vec<String>, JsValue> {
+        Ok(Continuations::parse(&json).and_then(|all| all.of(&file)).map_err(fail)?.into_keys().collect())
+    }
+
+    /// Continues a prompt with up to `most` tokens. The first `least` must be ONNX Runtime's, and later ones that are not must
+    /// be ties within `tie`.
+    pub async fn follow(
+        &self,
+        json: Vec<u8>,
+        file: String,
+        prompt: String,
+        most: usize,
+        least: usize,
+        tie: f32,
+    ) -> Result<String, JsValue> {
+        let all = Continuations::parse(&json).and_then(|all| all.of(&file)).map_err(fail)?;
+        let case = all.get(&prompt).ok_or_else(|| fail(format!("there is no prompt {prompt}")))?;
+        let differences = case.follow(&self.decoder, most).await.map_err(fail)?;
+        let list: Vec<String> = differences.iter().map(ToString::to_string).collect();
+        judge(&differences, least, tie).map_err(|_| fail(list.join("\n")))?;
+        let count = most.min(case.len());
+        Ok(format!("{} of {count} tokens the same. {}", count - list.len(), list.join("; ")))
     }
 }

@@ -1,34 +1,30 @@
 //! A dual tower, held for the worker.
 
-use std::cell::RefCell;
-use std::rc::Rc;
-
 use js_sys::{Array, Function, Object};
-use lenslet::gpu::{Gpu, GpuOptions};
+use lenslet::Session;
 use lenslet::onnx::ImportOptions;
 use lenslet::tasks::config::{ConfigFiles, FolderConfig};
 use lenslet::tasks::dual_tower::{DualTower, Graphs};
 use lenslet::tasks::fingerprint::{Fingerprint, FingerprintBuilder};
 use lenslet::tasks::image::Pixels;
 use lenslet::tasks::tower::SessionTower;
-use lenslet::{Session, SessionOptions};
+use wasm_bindgen::JsValue;
 use wasm_bindgen::prelude::wasm_bindgen;
-use wasm_bindgen::{JsCast as _, JsValue};
 
 use crate::convert;
+use crate::device::{Device, Held};
 use crate::error::WebError;
 use crate::files::Files;
 
 /// A loaded dual tower.
 #[wasm_bindgen]
 pub struct DualTowerHandle {
-    /// Empty once disposed of. A call that is under way keeps the tower until it ends.
-    loaded: RefCell<Option<Rc<Loaded>>>,
+    held: Held<Loaded>,
 }
 
 struct Loaded {
     tower: DualTower<SessionTower>,
-    gpu: Option<Gpu>,
+    device: Device,
     fingerprint: Fingerprint,
     dim: usize,
 }
@@ -47,30 +43,28 @@ impl DualTowerHandle {
             let _ = on_progress.call1(&JsValue::NULL, &fraction.into());
         };
         let loaded = load(Files::take_from(&files)?, &device, report).await?;
-        Ok(DualTowerHandle { loaded: RefCell::new(Some(Rc::new(loaded))) })
+        Ok(DualTowerHandle { held: Held::new(loaded) })
     }
 
     /// `webgpu` or `wasm`.
     #[wasm_bindgen(unchecked_return_type = "'webgpu' | 'wasm'")]
     pub fn device(&self) -> Result<String, JsValue> {
-        let gpu = self.loaded()?.gpu.is_some();
-        Ok(if gpu { "webgpu" } else { "wasm" }.to_owned())
+        Ok(self.held.get()?.device.name().to_owned())
     }
 
     /// The GPU's name; empty on WASM.
     pub fn adapter(&self) -> Result<String, JsValue> {
-        let loaded = self.loaded()?;
-        Ok(loaded.gpu.as_ref().map(|gpu| gpu.report().name.clone()).unwrap_or_default())
+        Ok(self.held.get()?.device.adapter())
     }
 
     /// The length of a vector.
     pub fn dim(&self) -> Result<usize, JsValue> {
-        Ok(self.loaded()?.dim)
+        Ok(self.held.get()?.dim)
     }
 
     /// Identifies model and preprocessing.
     pub fn fingerprint(&self) -> Result<String, JsValue> {
-        Ok(self.loaded()?.fingerprint.to_string())
+        Ok(self.held.get()?.fingerprint.to_string())
     }
 
     /// The vectors of pictures (`{width, height, rgba}[]`), end to end.
@@ -80,11 +74,11 @@ impl DualTowerHandle {
         #[wasm_bindgen(unchecked_param_type = "{width: number, height: number, rgba: Uint8ClampedArray}[]")]
         pictures: Array,
     ) -> Result<Vec<f32>, JsValue> {
-        let loaded = self.loaded()?;
+        let loaded = self.held.get()?;
         let pixels = pictures.iter().map(|picture| convert::pixels(&picture)).collect::<Result<Vec<_>, _>>()?;
         drop(pictures);
         let vectors = loaded.tower.encode_images(&pixels).await;
-        Ok(vectors.map_err(|error| loaded.explain(error))?.concat())
+        Ok(vectors.map_err(|error| loaded.device.explain(error))?.concat())
     }
 
     /// The vectors of texts, end to end.
@@ -93,18 +87,18 @@ impl DualTowerHandle {
         &self,
         #[wasm_bindgen(unchecked_param_type = "string[]")] texts: Array,
     ) -> Result<Vec<f32>, JsValue> {
-        let loaded = self.loaded()?;
+        let loaded = self.held.get()?;
         let texts = convert::strings(&texts)?;
         let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
         let vectors = loaded.tower.encode_texts(&texts).await;
-        Ok(vectors.map_err(|error| loaded.explain(error))?.concat())
+        Ok(vectors.map_err(|error| loaded.device.explain(error))?.concat())
     }
 
     /// Runs each tower once on a GPU, so that its shaders are compiled before anybody waits for them.
     #[wasm_bindgen(js_name = warmUp)]
     pub async fn warm_up(&self) -> Result<(), JsValue> {
-        let loaded = self.loaded()?;
-        if loaded.gpu.is_some() {
+        let loaded = self.held.get()?;
+        if loaded.device.is_gpu() {
             loaded.probe().await?;
         }
         Ok(())
@@ -113,19 +107,12 @@ impl DualTowerHandle {
     /// How much memory is held: `{host, device}` in bytes.
     #[wasm_bindgen(unchecked_return_type = "{host: number, device: number}")]
     pub fn bytes(&self) -> Result<Object, JsValue> {
-        let loaded = self.loaded()?;
-        let device = loaded.gpu.as_ref().map_or(0, |gpu| gpu.memory().allocated);
-        Ok(convert::object([("host", heap_bytes().into()), ("device", (device as f64).into())]))
+        Ok(self.held.get()?.device.bytes())
     }
 
     /// Frees everything, on the GPU too.
     pub fn dispose(&self) {
-        self.loaded.borrow_mut().take();
-    }
-
-    fn loaded(&self) -> Result<Rc<Loaded>, WebError> {
-        let loaded = self.loaded.borrow();
-        loaded.clone().ok_or_else(|| WebError::run("disposed", "this tower has been disposed of"))
+        self.held.dispose();
     }
 }
 
@@ -134,9 +121,9 @@ impl Loaded {
     async fn probe(&self) -> Result<usize, WebError> {
         let picture = Pixels::from_rgba(32, 32, vec![128; 32 * 32 * 4])?;
         let image = self.tower.encode_images(&[picture]).await;
-        let image = image.map_err(|error| self.explain(error))?.concat().len();
+        let image = image.map_err(|error| self.device.explain(error))?.concat().len();
         let text = self.tower.encode_texts(&["a"]).await;
-        let text = text.map_err(|error| self.explain(error))?.concat().len();
+        let text = text.map_err(|error| self.device.explain(error))?.concat().len();
         if image == text {
             Ok(image)
         } else {
@@ -146,25 +133,10 @@ impl Loaded {
             ))
         }
     }
-
-    /// An error of a run; a lost device is named as such, because it can be opened again.
-    fn explain(&self, error: lenslet::tasks::dual_tower::TaskError) -> WebError {
-        match self.gpu.as_ref().and_then(Gpu::lost) {
-            Some(reason) => WebError::run("device_lost", format!("the GPU was lost: {reason}")),
-            None => error.into(),
-        }
-    }
 }
 
 async fn load(mut files: Files, device: &str, report: impl Fn(f64)) -> Result<Loaded, WebError> {
-    let gpu = match device {
-        "wasm" => None,
-        "webgpu" => Some(Gpu::new(&GpuOptions::default()).await?),
-        other => {
-            let message = format!("no device {other:?}: webgpu or wasm");
-            return Err(WebError::run("bad_call", message));
-        }
-    };
+    let device = Device::open(device).await?;
     let config = config(&files)?;
     let tokenizer = files
         .read("tokenizer.json")
@@ -175,7 +147,7 @@ async fn load(mut files: Files, device: &str, report: impl Fn(f64)) -> Result<Lo
         let Some(name) = files.graph(stem)? else {
             return Ok(None);
         };
-        graph(files, &name, stem, gpu.as_ref(), &mut fingerprint).map(Some)
+        graph(files, &name, stem, &device, &mut fingerprint).map(Some)
     };
     let image = read(&mut files, "vision_model")?;
     report(0.5);
@@ -191,7 +163,7 @@ async fn load(mut files: Files, device: &str, report: impl Fn(f64)) -> Result<Lo
     let mut tower = DualTower::new(graphs, &config)?.with_tokenizer(&tokenizer, &config)?;
     tower.settle_padding().await?;
     let fingerprint = fingerprint.facts("preprocessing", &tower.facts()).finish();
-    let mut loaded = Loaded { tower, gpu, fingerprint, dim: 0 };
+    let mut loaded = Loaded { tower, device, fingerprint, dim: 0 };
     loaded.dim = match config.model.projection_dim {
         Some(dim) => dim,
         None => loaded.probe().await?,
@@ -212,22 +184,12 @@ fn graph(
     files: &mut Files,
     name: &str,
     role: &str,
-    gpu: Option<&Gpu>,
+    device: &Device,
     fingerprint: &mut FingerprintBuilder,
 ) -> Result<SessionTower, WebError> {
     *fingerprint = fingerprint.clone().file(role, files.sha256(name));
     let bytes = files.take(name).unwrap_or_default();
-    let options = SessionOptions { gpu: gpu.cloned(), ..SessionOptions::default() };
-    let session = Session::from_onnx(&bytes, &files.beside(name), &ImportOptions::default(), options)
+    let session = Session::from_onnx(&bytes, &files.beside(name), &ImportOptions::default(), device.options())
         .map_err(|error| WebError::from(error).in_file(name))?;
     Ok(SessionTower::new(session))
-}
-
-/// The size of the module's memory.
-fn heap_bytes() -> f64 {
-    let memory = wasm_bindgen::memory();
-    memory
-        .dyn_ref::<js_sys::WebAssembly::Memory>()
-        .and_then(|memory| memory.buffer().dyn_into::<js_sys::ArrayBuffer>().ok())
-        .map_or(0.0, |buffer| f64::from(buffer.byte_length()))
 }

@@ -53,7 +53,11 @@ test("a manifest's files arrive checked, and come from the cache the next time",
   const files = { "a.onnx": text("weights"), "config.json": text("{}") };
   const store = new MemoryFiles();
   const first = server({ ...files, "lenslet.json": manifest(files) });
-  const got = await fetchModel(folder, undefined, { meter: meter(), store, fetch: first.fetch });
+  const got = await fetchModel(folder, "dual-tower", undefined, {
+    meter: meter(),
+    store,
+    fetch: first.fetch,
+  });
   assert.deepEqual(
     got.map(({ name, bytes }) => [name, Buffer.from(bytes).toString()]),
     [
@@ -62,13 +66,17 @@ test("a manifest's files arrive checked, and come from the cache the next time",
     ],
   );
   const second = server({ "lenslet.json": manifest(files) });
-  await fetchModel(folder, undefined, { meter: meter(), store, fetch: second.fetch });
+  await fetchModel(folder, "dual-tower", undefined, { meter: meter(), store, fetch: second.fetch });
   assert.deepEqual(second.log, ["lenslet.json"]);
 
   const offline: typeof fetch = async () => {
     throw new TypeError("Failed to fetch");
   };
-  const again = await fetchModel(folder, undefined, { meter: meter(), store, fetch: offline });
+  const again = await fetchModel(folder, "dual-tower", undefined, {
+    meter: meter(),
+    store,
+    fetch: offline,
+  });
   assert.equal(again.length, 2);
 });
 
@@ -78,7 +86,7 @@ test("a new version replaces the kept files", async () => {
   const fresh = { "a.onnx": text("new") };
   for (const files of [old, fresh]) {
     const { fetch } = server({ ...files, "lenslet.json": manifest(files) });
-    await fetchModel(folder, undefined, { meter: meter(), store, fetch });
+    await fetchModel(folder, "dual-tower", undefined, { meter: meter(), store, fetch });
   }
   assert.equal(await store.read(`blobs/${sha(old["a.onnx"])}`), undefined);
   assert.ok(await store.read(`blobs/${sha(fresh["a.onnx"])}`));
@@ -88,12 +96,12 @@ test("a damaged or short file is refused", async () => {
   const listed = manifest({ "a.onnx": text("weights") });
   const damaged = server({ "lenslet.json": listed, "a.onnx": text("Weights") });
   await assert.rejects(
-    fetchModel(folder, undefined, { meter: meter(), fetch: damaged.fetch }),
+    fetchModel(folder, "dual-tower", undefined, { meter: meter(), fetch: damaged.fetch }),
     kind("wrong_hash"),
   );
   const short = server({ "lenslet.json": listed, "a.onnx": text("weigh") });
   await assert.rejects(
-    fetchModel(folder, undefined, { meter: meter(), fetch: short.fetch }),
+    fetchModel(folder, "dual-tower", undefined, { meter: meter(), fetch: short.fetch }),
     kind("wrong_size"),
   );
 });
@@ -121,7 +129,7 @@ test("a broken connection is taken up where it broke", async () => {
     return new Response(body, { status: range ? 206 : 200, headers: { etag: '"v1"' } });
   };
   const { fetch } = server({ "lenslet.json": manifest({ "a.onnx": whole }), "a.onnx": breaking });
-  const [file] = await fetchModel(folder, undefined, { meter: meter(), fetch });
+  const [file] = await fetchModel(folder, "dual-tower", undefined, { meter: meter(), fetch });
   assert.equal(Buffer.from(file?.bytes ?? []).toString(), "0123456789");
   assert.deepEqual(ranges, [null, "bytes=4-"]);
 });
@@ -134,28 +142,40 @@ test("without a manifest the exporters' names are tried, quantized graphs first"
     "onnx/text_model_quantized.onnx": text("text"),
   };
   const { fetch } = server(files);
-  const got = await fetchModel(folder, undefined, { meter: meter(), fetch });
+  const got = await fetchModel(folder, "dual-tower", undefined, { meter: meter(), fetch });
   assert.deepEqual(got.map(({ name }) => name).sort(), [
     "onnx/text_model_quantized.onnx",
     "onnx/vision_model.onnx",
     "preprocessor_config.json",
     "tokenizer.json",
   ]);
-  await assert.rejects(fetchModel(folder, "fp16", { meter: meter(), fetch }), kind("not_found"));
+  await assert.rejects(
+    fetchModel(folder, "dual-tower", "fp16", { meter: meter(), fetch }),
+    kind("not_found"),
+  );
 });
 
 test("a start page in place of a missing file counts as missing", async () => {
   const page: Answer = () =>
     new Response("<!doctype html>", { headers: { "content-type": "text/html; charset=utf-8" } });
   const { fetch } = server({ "lenslet.json": page, "preprocessor_config.json": page });
-  await assert.rejects(fetchModel(folder, undefined, { meter: meter(), fetch }), kind("not_found"));
+  await assert.rejects(
+    fetchModel(folder, "dual-tower", undefined, { meter: meter(), fetch }),
+    kind("not_found"),
+  );
 });
 
 test("cancelling is an AbortError, a server's failure a LoadError", async () => {
   const { fetch } = server({ "lenslet.json": () => new Response("busy", { status: 503 }) });
   const signal = AbortSignal.abort();
-  await assert.rejects(fetchModel(folder, undefined, { meter: meter(), fetch, signal }), isAbort);
-  await assert.rejects(fetchModel(folder, undefined, { meter: meter(), fetch }), kind("http"));
+  await assert.rejects(
+    fetchModel(folder, "dual-tower", undefined, { meter: meter(), fetch, signal }),
+    isAbort,
+  );
+  await assert.rejects(
+    fetchModel(folder, "dual-tower", undefined, { meter: meter(), fetch }),
+    kind("http"),
+  );
 });
 
 test("a manifest of another form is refused", () => {
@@ -181,11 +201,82 @@ test("of several precisions one is fetched, with its weights, and everything els
     "onnx/text_model_quantized.onnx",
   ];
   const entries = paths.map((path) => ({ path, bytes: 1, sha256: "" }));
-  const chosen = (variant?: string) => selectFiles(entries, variant).map(({ path }) => path);
+  const chosen = (variant?: string) =>
+    selectFiles(entries, "dual-tower", variant).map(({ path }) => path);
   assert.deepEqual(chosen(), [paths[0], paths[3], paths[4], paths[5]]);
   assert.deepEqual(chosen(""), [paths[0], paths[1], paths[2], paths[5]]);
   assert.throws(() => chosen("q4"), kind("no_such_variant"));
   const whole = { path: "onnx/model.onnx", bytes: 1, sha256: "" };
-  assert.deepEqual(selectFiles([...entries, whole], undefined).includes(whole), false);
-  assert.deepEqual(selectFiles([whole], undefined), [whole]);
+  assert.deepEqual(
+    selectFiles([...entries, whole], "dual-tower", undefined).includes(whole),
+    false,
+  );
+  assert.deepEqual(selectFiles([whole], "dual-tower", undefined), [whole]);
+});
+
+test("a captioner's graphs are its encoder and one form of its decoder", async () => {
+  const graphs = [
+    "encoder_model",
+    "decoder_model_merged",
+    "decoder_model",
+    "decoder_with_past_model",
+  ];
+  const paths = graphs.flatMap((stem) => [`onnx/${stem}.onnx`, `onnx/${stem}_quantized.onnx`]);
+  const entries = [...paths, "tokenizer.json"].map((path) => ({ path, bytes: 1, sha256: "" }));
+  const chosen = (list: typeof entries, variant?: string) =>
+    selectFiles(list, "captioner", variant).map(({ path }) => path);
+  assert.deepEqual(chosen(entries), [
+    "onnx/encoder_model_quantized.onnx",
+    "onnx/decoder_model_merged_quantized.onnx",
+    "tokenizer.json",
+  ]);
+  assert.deepEqual(chosen(entries, ""), [
+    "onnx/encoder_model.onnx",
+    "onnx/decoder_model_merged.onnx",
+    "tokenizer.json",
+  ]);
+  const pair = entries.filter(({ path }) => !path.includes("merged"));
+  assert.deepEqual(chosen(pair, ""), [
+    "onnx/encoder_model.onnx",
+    "onnx/decoder_model.onnx",
+    "onnx/decoder_with_past_model.onnx",
+    "tokenizer.json",
+  ]);
+
+  const { fetch } = server({
+    "preprocessor_config.json": text("{}"),
+    "tokenizer.json": text("{}"),
+    "generation_config.json": text("{}"),
+    "onnx/encoder_model_quantized.onnx": text("encoder"),
+    "onnx/decoder_model.onnx": text("first"),
+    "onnx/decoder_with_past_model.onnx": text("next"),
+  });
+  const got = await fetchModel(folder, "captioner", undefined, { meter: meter(), fetch });
+  assert.deepEqual(got.map(({ name }) => name).sort(), [
+    "generation_config.json",
+    "onnx/decoder_model.onnx",
+    "onnx/decoder_with_past_model.onnx",
+    "onnx/encoder_model_quantized.onnx",
+    "preprocessor_config.json",
+    "tokenizer.json",
+  ]);
+});
+
+test("a text generator needs no picture settings, and takes its chat template along", async () => {
+  const { fetch } = server({
+    "tokenizer.json": text("{}"),
+    "chat_template.jinja": text("{{ messages }}"),
+    "onnx/model_quantized.onnx": text("weights"),
+  });
+  const got = await fetchModel(folder, "text-generator", undefined, { meter: meter(), fetch });
+  assert.deepEqual(got.map(({ name }) => name).sort(), [
+    "chat_template.jinja",
+    "onnx/model_quantized.onnx",
+    "tokenizer.json",
+  ]);
+  const empty = server({ "tokenizer.json": text("{}") });
+  await assert.rejects(
+    fetchModel(folder, "text-generator", undefined, { meter: meter(), fetch: empty.fetch }),
+    kind("not_found"),
+  );
 });

@@ -2,14 +2,28 @@
  * Stand-ins: a worker on the same thread, and a wasm module whose "model" maps a word to an axis.
  */
 
+import { Captioner } from "../ts/captioner.js";
 import { WorkerClient, type WorkerLike } from "../ts/client.js";
 import { DualTower } from "../ts/dual-tower.js";
-import { IndexError, LoadError, PictureError } from "../ts/errors.js";
+import { IndexError, LoadError, PictureError, RunError } from "../ts/errors.js";
 import type { Device } from "../ts/features.js";
 import { type Surroundings, WorkerHost } from "../ts/host.js";
 import { MemoryFiles } from "../ts/private-files.js";
 import type { FromWorker, ToWorker } from "../ts/protocol.js";
-import type { DualTowerHandle, IndexHandle, SearchHit, Wasm } from "../ts/wasm.js";
+import { TextGenerator } from "../ts/text-generator.js";
+import type {
+  CaptionerHandle,
+  ChatMessage,
+  DualTowerHandle,
+  IndexHandle,
+  ModelHandle,
+  SearchHit,
+  TextGeneratorHandle,
+  TextStreamHandle,
+  Wasm,
+  WritingStep,
+  WritingWishes,
+} from "../ts/wasm.js";
 
 /** The words that the fake model knows; a picture's first pixel says which of them it shows. */
 export const WORDS = ["cat", "dog", "rocket", "coffee"];
@@ -23,6 +37,13 @@ export interface Controls {
   embeds: number;
   disposed: number;
   freed: number;
+  /** Steps of texts, and texts that are open. */
+  steps: number;
+  open: number;
+  /** What the writing calls asked for. */
+  wishes: WritingWishes[];
+  /** Called before every step of a text; may throw. */
+  beforeStep?: () => void | Promise<void>;
   /** Called before every embedding; may throw. */
   beforeEmbed?: () => void | Promise<void>;
   /** Called before a tower is made; may throw. */
@@ -30,7 +51,7 @@ export interface Controls {
 }
 
 export function fakeWasm(controls: Controls, fingerprint: string): Wasm {
-  class FakeTower implements DualTowerHandle {
+  class FakeModel implements ModelHandle {
     readonly #device: Device;
     constructor(device: Device) {
       this.#device = device;
@@ -41,6 +62,16 @@ export function fakeWasm(controls: Controls, fingerprint: string): Wasm {
     adapter(): string {
       return "fake";
     }
+    async warmUp(): Promise<void> {}
+    bytes(): { host: number; device: number } {
+      return { host: 10, device: 20 };
+    }
+    dispose(): void {
+      controls.disposed += 1;
+    }
+  }
+
+  class FakeTower extends FakeModel implements DualTowerHandle {
     dim(): number {
       return WORDS.length;
     }
@@ -57,14 +88,81 @@ export function fakeWasm(controls: Controls, fingerprint: string): Wasm {
       controls.embeds += 1;
       return Float32Array.from(texts.flatMap((text) => Array.from(axis(WORDS.indexOf(text)))));
     }
-    async warmUp(): Promise<void> {}
-    bytes(): { host: number; device: number } {
-      return { host: 10, device: 20 };
+  }
+
+  /** Each word of a text is one token and one piece. */
+  class FakeStream implements TextStreamHandle {
+    readonly #words: string[];
+    readonly #most: number;
+    #made = 0;
+    #closed = false;
+    constructor(words: string[], wishes: WritingWishes) {
+      controls.open += 1;
+      controls.wishes.push(wishes);
+      this.#words = words;
+      this.#most = wishes.maxNewTokens ?? Number.POSITIVE_INFINITY;
     }
-    dispose(): void {
-      controls.disposed += 1;
+    async next(): Promise<WritingStep> {
+      await controls.beforeStep?.();
+      if (this.#closed) {
+        throw new RunError("stream_closed", "this text has ended");
+      }
+      controls.steps += 1;
+      const word = this.#made < this.#most ? this.#words[this.#made] : undefined;
+      if (word !== undefined) {
+        this.#made += 1;
+      }
+      const cut = this.#made < this.#words.length;
+      return {
+        piece: word ?? null,
+        promptTokens: 1,
+        completionTokens: this.#made,
+        finish: word !== undefined ? null : cut ? "length" : "stop",
+      };
+    }
+    async close(): Promise<void> {
+      controls.open -= this.#closed ? 0 : 1;
+      this.#closed = true;
+    }
+    free(): void {}
+  }
+
+  class FakeCaptioner extends FakeModel implements CaptionerHandle {
+    async caption(
+      { rgba }: { rgba: Uint8ClampedArray },
+      wishes: WritingWishes,
+    ): Promise<TextStreamHandle> {
+      await controls.beforeEmbed?.();
+      return new FakeStream(["a ", WORDS[rgba[0] ?? 0] ?? ""], wishes);
     }
   }
+
+  class FakeGenerator extends FakeModel implements TextGeneratorHandle {
+    canChat(): boolean {
+      return true;
+    }
+    async complete(prompt: string, wishes: WritingWishes): Promise<TextStreamHandle> {
+      await controls.beforeEmbed?.();
+      return new FakeStream(prompt.split(/(?<= )/), wishes);
+    }
+    async chat(messages: ChatMessage[], wishes: WritingWishes): Promise<TextStreamHandle> {
+      return this.complete(
+        messages.map(({ role, content }) => `${role}: ${content}`).join(" "),
+        wishes,
+      );
+    }
+  }
+
+  /** Loads one of these, and notes where. */
+  const loader = <Handle>(make: new (device: Device) => Handle) => ({
+    async load(files: unknown[], device: Device, onProgress: (fraction: number) => void) {
+      controls.beforeLoad?.(device);
+      controls.loads.push(device);
+      files.length = 0;
+      onProgress(1);
+      return new make(device);
+    },
+  });
 
   class FakeIndex implements IndexHandle {
     readonly #entries: Map<string, { size: number; modified: number; vector: number[] }>;
@@ -105,15 +203,9 @@ export function fakeWasm(controls: Controls, fingerprint: string): Wasm {
   }
 
   return {
-    DualTowerHandle: {
-      async load(files, device, onProgress) {
-        controls.beforeLoad?.(device);
-        controls.loads.push(device);
-        files.length = 0;
-        onProgress(1);
-        return new FakeTower(device);
-      },
-    },
+    DualTowerHandle: loader(FakeTower),
+    CaptionerHandle: loader(FakeCaptioner),
+    TextGeneratorHandle: loader(FakeGenerator),
     IndexHandle: {
       create: () => new FakeIndex(),
       fromBytes(bytes, expected) {
@@ -139,12 +231,26 @@ export interface Bench {
   store: MemoryFiles;
   /** Loads the fake model. */
   load(device?: "auto" | Device): Promise<DualTower>;
+  /** Loads the fake captioner: it says a word for each pixel's red, in two pieces. */
+  loadCaptioner(device?: "auto" | Device): Promise<Captioner>;
+  /** Loads the fake text generator: it repeats its prompt's words. */
+  loadGenerator(device?: "auto" | Device): Promise<TextGenerator>;
 }
+
+const FAKE = { folder: "https://x/", model: "fake", cache: false };
 
 export function bench(
   options: { fingerprint?: string; store?: MemoryFiles; around?: Partial<Surroundings> } = {},
 ): Bench {
-  const controls: Controls = { loads: [], embeds: 0, disposed: 0, freed: 0 };
+  const controls: Controls = {
+    loads: [],
+    embeds: 0,
+    disposed: 0,
+    freed: 0,
+    steps: 0,
+    open: 0,
+    wishes: [],
+  };
   const store = options.store ?? new MemoryFiles();
   const wasm = fakeWasm(controls, options.fingerprint ?? "model-a");
   const around: Surroundings = {
@@ -168,13 +274,16 @@ export function bench(
     client,
     store,
     async load(device = "auto") {
-      const info = await client.call("load", {
-        folder: "https://x/",
-        model: "fake",
-        device,
-        cache: false,
-      });
-      return new DualTower("fake", info, client);
+      const info = await client.call("load", { ...FAKE, device });
+      return new DualTower({ model: "fake", info, client });
+    },
+    async loadCaptioner(device = "auto") {
+      const info = await client.call("loadCaptioner", { ...FAKE, device });
+      return new Captioner({ model: "fake", info, client });
+    },
+    async loadGenerator(device = "auto") {
+      const info = await client.call("loadGenerator", { ...FAKE, device });
+      return new TextGenerator({ model: "fake", info, client });
     },
   };
 }

@@ -1,32 +1,23 @@
 /**
- * The worker's end: holds one tower and its open indexes, and answers requests.
+ * The worker's end: holds one model, a tower with its open indexes or a writer with its
+ * open streams, and answers requests.
  */
 
-import { isAbort, LensletError, LoadError, RunError, throwIfAborted, toWire } from "./errors.js";
+import { LensletError, LoadError, throwIfAborted, toWire } from "./errors.js";
 import {
   type AdapterFacts,
-  chooseDevice,
-  type Device,
   probeAdapter,
   requireWasmVariant,
   type WasmVariant,
 } from "./features.js";
 import { IndexShelf } from "./index-shelf.js";
-import { type FetchContext, fetchModel, type ModelFile } from "./model-files.js";
+import { type FetchContext, fetchModel, type ModelFile, type ModelKind } from "./model-files.js";
+import { type Context, ModelSlot, type SlotNeeds } from "./model-slot.js";
 import { decodePicture, type Pixels, type SentPicture } from "./picture.js";
 import { type FileStore, openStore } from "./private-files.js";
-import { LoadMeter, type LoadProgress } from "./progress.js";
-import type {
-  CallName,
-  Calls,
-  FromWorker,
-  Request,
-  SentQuery,
-  ToWorker,
-  TowerInfo,
-} from "./protocol.js";
-import { TaskQueue } from "./queue.js";
+import type { CallName, Calls, FromWorker, Request, SentQuery, ToWorker } from "./protocol.js";
 import { type DualTowerHandle, loadWasm, type Wasm } from "./wasm.js";
+import { WriterHost } from "./writer-host.js";
 
 /** What the host needs from its surroundings; tests replace it. */
 export interface Surroundings {
@@ -36,6 +27,7 @@ export interface Surroundings {
   openStore(): Promise<FileStore>;
   fetchModel(
     folder: string,
+    kind: ModelKind,
     variant: string | undefined,
     context: FetchContext,
   ): Promise<ModelFile[]>;
@@ -52,12 +44,6 @@ export const BROWSER: Surroundings = {
   decodePicture,
 };
 
-/** What a handler gets besides its arguments. */
-interface Context {
-  signal: AbortSignal;
-  report(progress: LoadProgress): void;
-}
-
 type Handlers = {
   [Name in CallName]: (
     args: Calls[Name]["args"],
@@ -65,19 +51,16 @@ type Handlers = {
   ) => Promise<Calls[Name]["result"]>;
 };
 
-type LoadArgs = Calls["load"]["args"];
-
 /** Answers {@link ToWorker} messages through `post`. */
 export class WorkerHost {
   readonly #post: (message: FromWorker, transfer: Transferable[]) => void;
   readonly #around: Surroundings;
-  readonly #queue = new TaskQueue();
   readonly #running = new Map<number, AbortController>();
   readonly #shelf: IndexShelf;
   #store: Promise<FileStore> | undefined;
   #wasm: Promise<Wasm> | undefined;
-  #tower: DualTowerHandle | undefined;
-  #loaded: LoadArgs | undefined;
+  readonly #tower: ModelSlot<DualTowerHandle>;
+  readonly #writer: WriterHost;
 
   constructor(
     post: (message: FromWorker, transfer: Transferable[]) => void,
@@ -86,12 +69,33 @@ export class WorkerHost {
     this.#post = post;
     this.#around = around;
     this.#shelf = new IndexShelf(() => this.#files());
+    const needs: SlotNeeds = {
+      checkBrowser: () => around.wasmVariant(),
+      wasm: () => this.#module(),
+      files: () => this.#files(),
+      probeAdapter: () => around.probeAdapter(),
+      fetchModel: (...which) => around.fetchModel(...which),
+    };
+    this.#tower = new ModelSlot(
+      {
+        kind: "dual-tower",
+        open: ({ DualTowerHandle }, ...which) => DualTowerHandle.load(...which),
+      },
+      needs,
+    );
+    this.#writer = new WriterHost(needs);
   }
 
   /** Takes one message from the page. */
   receive(message: ToWorker): void {
     if ("cancel" in message) {
-      this.#running.get(message.cancel)?.abort();
+      const running = this.#running.get(message.cancel);
+      if (running) {
+        running.abort();
+      } else {
+        // The answer is on its way to a page that no longer waits: if it is a stream, nobody will ask for more.
+        void this.#writer.end(message.cancel);
+      }
       return;
     }
     void this.#answer(message);
@@ -102,6 +106,7 @@ export class WorkerHost {
     const controller = new AbortController();
     this.#running.set(id, controller);
     const context: Context = {
+      id,
       signal: controller.signal,
       report: (progress) => this.#post({ id, progress }, []),
     };
@@ -115,7 +120,10 @@ export class WorkerHost {
       const transfer = result instanceof Float32Array ? [result.buffer as ArrayBuffer] : [];
       this.#post({ id, result }, transfer);
     } catch (error) {
-      this.#post({ id, error: toWire(error, call === "load" ? "LoadError" : "RunError") }, []);
+      this.#post(
+        { id, error: toWire(error, call.startsWith("load") ? "LoadError" : "RunError") },
+        [],
+      );
     } finally {
       this.#running.delete(id);
     }
@@ -123,18 +131,27 @@ export class WorkerHost {
 
   readonly #handlers: Handlers = {
     load: async (args, context) => {
-      const info = await this.#load(args, context);
-      this.#loaded = args;
-      return info;
+      const info = await this.#tower.load(args, context);
+      const tower = this.#tower.current;
+      return { ...info, dim: tower.dim(), fingerprint: tower.fingerprint() };
     },
+    loadCaptioner: (args, context) => this.#writer.loadCaptioner(args, context),
+    loadGenerator: (args, context) => this.#writer.loadGenerator(args, context),
+    caption: async ({ picture, wishes }, context) => {
+      const pixels = await this.#around.decodePicture(picture);
+      return this.#writer.caption(pixels, wishes, context);
+    },
+    write: ({ prompt, wishes }, context) => this.#writer.write(prompt, wishes, context),
+    nextPiece: ({ stream }, { signal }) => this.#writer.next(stream, signal),
+    endStream: ({ stream }) => this.#writer.end(stream),
     embedImages: ({ pictures }, { signal }) => this.#embedPictures(pictures, signal),
     embedTexts: ({ texts }, { signal }) =>
-      this.#run((tower) => tower.embedTexts(texts), signal, true),
-    memory: async () => this.#current().bytes(),
+      this.#tower.run((tower) => tower.embedTexts(texts), { signal, urgent: true }),
+    memory: async () => (this.#writer.current ?? this.#tower.current).bytes(),
     openIndex: async ({ name, onMismatch }) => {
-      const tower = this.#current();
+      const tower = this.#tower.current;
       const { IndexHandle } = await this.#module();
-      const model = this.#loaded?.model ?? "";
+      const { model } = this.#tower;
       const identity = { fingerprint: tower.fingerprint(), model, dim: tower.dim() };
       return this.#shelf.open(name, IndexHandle, identity, onMismatch);
     },
@@ -157,9 +174,8 @@ export class WorkerHost {
     },
     dispose: async () => {
       this.#shelf.dispose();
-      this.#tower?.dispose();
-      this.#tower = undefined;
-      this.#loaded = undefined;
+      this.#tower.dispose();
+      await this.#writer.dispose();
       return undefined;
     },
   };
@@ -179,80 +195,18 @@ export class WorkerHost {
     return this.#wasm;
   }
 
-  #current(): DualTowerHandle {
-    if (!this.#tower) {
-      throw new RunError("disposed", "this tower has been disposed of");
-    }
-    return this.#tower;
-  }
-
-  async #load(args: LoadArgs, { signal, report }: Context): Promise<TowerInfo> {
-    this.#around.wasmVariant(); // An unsupported browser should not download a model first.
-    const meter = new LoadMeter(report);
-    const adapter = args.device === "wasm" ? undefined : await this.#around.probeAdapter();
-    const device = chooseDevice(args.device, adapter);
-    const wasm = this.#module();
-    wasm.catch(() => undefined); // Awaited in `#build`; a failed download must not leave it unhandled.
-    try {
-      return await this.#build(args, device, adapter, meter, signal);
-    } catch (error) {
-      if (args.device !== "auto" || device !== "webgpu" || isAbort(error) || !isGpuTrouble(error)) {
-        throw error;
-      }
-      const info = await this.#build(args, "wasm", undefined, meter, signal);
-      return { ...info, fallback: error.message };
-    }
-  }
-
-  async #build(
-    args: LoadArgs,
-    device: Device,
-    adapter: AdapterFacts | undefined,
-    meter: LoadMeter,
-    signal: AbortSignal,
-  ): Promise<TowerInfo> {
-    const store = args.cache ? await this.#files() : undefined;
-    const [files, wasm] = await Promise.all([
-      this.#around.fetchModel(args.folder, args.variant, { meter, signal, store }),
-      this.#module(),
-    ]);
-    throwIfAborted(signal);
-    meter.enter("prepare");
-    // The runtime takes the files out of the array one by one, so that each is held once.
-    const tower = await wasm.DualTowerHandle.load(files, device, (fraction) =>
-      meter.enter("prepare", fraction),
-    );
-    try {
-      throwIfAborted(signal);
-      meter.enter("compile");
-      await tower.warmUp();
-      throwIfAborted(signal);
-    } catch (error) {
-      tower.dispose();
-      throw error;
-    }
-    this.#tower?.dispose();
-    this.#tower = tower;
-    meter.enter("ready", 1);
-    return {
-      device: tower.device(),
-      adapter: device === "webgpu" ? adapter?.name || tower.adapter() : "",
-      dim: tower.dim(),
-      fingerprint: tower.fingerprint(),
-    };
-  }
-
   /** One picture at a time: a vector must not depend on which pictures happened to share its batch. */
   async #embedPictures(
     pictures: readonly SentPicture[],
     signal: AbortSignal,
   ): Promise<Float32Array> {
-    const dim = this.#current().dim();
+    const dim = this.#tower.current.dim();
     const vectors = new Float32Array(pictures.length * dim);
     for (const [i, picture] of pictures.entries()) {
       throwIfAborted(signal);
       const pixels = await this.#around.decodePicture(picture);
-      vectors.set(await this.#run((tower) => tower.embedImages([pixels]), signal, false), i * dim);
+      const embed = (tower: DualTowerHandle): Promise<Float32Array> => tower.embedImages([pixels]);
+      vectors.set(await this.#tower.run(embed, { signal, urgent: false }), i * dim);
     }
     return vectors;
   }
@@ -262,42 +216,9 @@ export class WorkerHost {
       return query.vector;
     }
     if ("text" in query) {
-      return this.#run((tower) => tower.embedTexts([query.text]), signal, true);
+      return this.#tower.run((tower) => tower.embedTexts([query.text]), { signal, urgent: true });
     }
     const pixels = await this.#around.decodePicture(query.picture);
-    return this.#run((tower) => tower.embedImages([pixels]), signal, true);
+    return this.#tower.run((tower) => tower.embedImages([pixels]), { signal, urgent: true });
   }
-
-  /**
-   * Runs the tower in its turn. If the GPU failed or was lost, the tower is built again from the cache, once:
-   * on the GPU if the caller insisted on it, else where it works now.
-   */
-  #run<T>(
-    use: (tower: DualTowerHandle) => Promise<T>,
-    signal: AbortSignal,
-    urgent: boolean,
-  ): Promise<T> {
-    const task = async (): Promise<T> => {
-      try {
-        return await use(this.#current());
-      } catch (error) {
-        if (!this.#loaded || !GPU_FAILURES.includes(toWire(error).kind)) {
-          throw error;
-        }
-        await this.#load(this.#loaded, { signal, report: () => undefined });
-        return use(this.#current());
-      }
-    };
-    return this.#queue.run(task, { signal, urgent });
-  }
-}
-
-/** Kinds of errors after which a device has to be opened anew. */
-const GPU_FAILURES = ["device_lost", "device"];
-
-/** Whether another device may do better: the download and the files are not to blame. */
-function isGpuTrouble(error: unknown): error is Error {
-  const { name, kind } = toWire(error, "RunError");
-  const blameless = ["network", "http", "not_found", "wrong_size", "wrong_hash", "bad_manifest"];
-  return error instanceof Error && name !== "AbortError" && !blameless.includes(kind);
 }

@@ -1,17 +1,21 @@
 /**
- * Lenslet in the browser: find pictures by text, on the device that holds them.
+ * Lenslet in the browser: find pictures by text, describe them and write, on the device that holds them.
  *
  * ```ts
  * const clip = await loadDualTower("photo-search", { onProgress });
  * const index = await ImageIndex.open("my-photos", clip);
  * await index.add(files, { onProgress });
  * const hits = await index.search("a red bicycle", { k: 24 });
+ *
+ * const captioner = await loadCaptioner("emoji-captioner");
+ * for await (const piece of captioner.stream(file)) show(piece);
  * ```
  *
  * @module
  */
 
-export { DualTower, type EmbedOptions, type LoadOptions, loadDualTower } from "./dual-tower.js";
+export { Captioner, loadCaptioner } from "./captioner.js";
+export { DualTower, type EmbedOptions, loadDualTower } from "./dual-tower.js";
 export {
   IndexError,
   isAbort,
@@ -32,7 +36,10 @@ export {
   type SearchOptions,
   type SkippedImage,
 } from "./image-index.js";
+export { type LoadOptions, Model } from "./loading.js";
 export type { ImageSource } from "./picture.js";
 export type { LoadProgress, LoadStage } from "./progress.js";
 export type { OnMismatch } from "./protocol.js";
-export type { MemoryUse, SearchHit } from "./wasm.js";
+export { loadTextGenerator, type Prompt, TextGenerator } from "./text-generator.js";
+export { TextStream, type Usage, type WritingOptions, type Written } from "./text-stream.js";
+export type { ChatMessage, MemoryUse, SearchHit, WritingWishes } from "./wasm.js";

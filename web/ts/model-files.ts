@@ -34,15 +34,49 @@ export interface FetchContext {
 const MANIFEST = "lenslet.json";
 const TRIES = 3;
 
+/** What a model does, which says how its files are called. */
+export type ModelKind = "dual-tower" | "captioner" | "text-generator";
+
 /** The files of a folder that has no manifest, as the common exporters name them. */
-const REQUIRED = ["preprocessor_config.json", "tokenizer.json"] as const;
-const OPTIONAL = [
+interface Convention {
+  required: readonly string[];
+  optional: readonly string[];
+  /** Sets of graphs; the first that is there whole is fetched. */
+  graphs: readonly (readonly string[])[];
+}
+
+const DECODERS = [["decoder_model_merged"], ["decoder_model", "decoder_with_past_model"]] as const;
+const WRITING = [
   "config.json",
+  "generation_config.json",
   "tokenizer_config.json",
   "special_tokens_map.json",
-  "sentence_bert_config.json",
-  "1_Pooling/config.json",
 ] as const;
+
+const CONVENTIONS: Readonly<Record<ModelKind, Convention>> = {
+  "dual-tower": {
+    required: ["preprocessor_config.json", "tokenizer.json"],
+    optional: [
+      "config.json",
+      "tokenizer_config.json",
+      "special_tokens_map.json",
+      "sentence_bert_config.json",
+      "1_Pooling/config.json",
+    ],
+    graphs: [["vision_model", "text_model"], ["model"]],
+  },
+  captioner: {
+    required: ["preprocessor_config.json", "tokenizer.json"],
+    optional: WRITING,
+    graphs: DECODERS.map((decoder) => ["encoder_model", ...decoder]),
+  },
+  "text-generator": {
+    required: ["tokenizer.json"],
+    optional: [...WRITING, "chat_template.jinja"],
+    graphs: [["model"], ...DECODERS],
+  },
+};
+
 const GRAPH_FOLDERS = ["", "onnx/"] as const;
 
 /**
@@ -52,14 +86,15 @@ const GRAPH_FOLDERS = ["", "onnx/"] as const;
  */
 export async function fetchModel(
   folder: string,
+  kind: ModelKind,
   variant: string | undefined,
   context: FetchContext,
 ): Promise<ModelFile[]> {
   const manifest = await fetchManifest(folder, context);
   if (!manifest) {
-    return fetchByConvention(folder, variant, context);
+    return fetchByConvention(folder, CONVENTIONS[kind], variant, context);
   }
-  const needed = selectFiles(manifest, variant);
+  const needed = selectFiles(manifest, kind, variant);
   for (const entry of needed) {
     context.meter.expect(entry.path, entry.bytes);
   }
@@ -125,14 +160,15 @@ function isEntry(value: unknown): value is ManifestEntry {
 }
 
 const GRAPH =
-  /^(?<stem>(?:.*\/)?(?:vision_model|text_model|model))(?:_(?<variant>\w+))?\.onnx(?:_data.*|\.data)?$/;
+  /^(?<stem>(?:.*\/)?(?:vision_model|text_model|encoder_model|decoder_model_merged|decoder_with_past_model|decoder_model|model))(?:_(?<variant>\w+))?\.onnx(?:_data.*|\.data)?$/;
 
 /** Among several precisions of a graph, and no wish of the caller's, the first of these that is there. */
 const PREFERRED = ["quantized", "int8", "fp16", ""];
 
-/** The files to fetch: each graph in one precision, and everything that is no graph. */
+/** The files to fetch: the graphs of a model of this kind, each in one precision, and everything that is no graph. */
 export function selectFiles(
   manifest: readonly ManifestEntry[],
+  kind: ModelKind,
   variant: string | undefined,
 ): ManifestEntry[] {
   const variants = new Map<string, Set<string>>();
@@ -145,22 +181,26 @@ export function selectFiles(
     variants.set(graph.stem, (variants.get(graph.stem) ?? new Set()).add(graph.variant));
     return graph;
   });
+  // Folders often hold a model in several forms: whole and in two towers, merged and in two graphs.
+  const wanted = wantedGraphs(kind, Array.from(variants.keys(), bareName));
   const chosen = new Map(
-    Array.from(variants, ([stem, known]) => [stem, choose(stem, known, variant)] as const),
-  );
-  // A model that is there whole and in two towers is wanted in towers: neither waits for the other's half.
-  const split = ["vision_model", "text_model"].every((tower) =>
-    Array.from(variants.keys()).some((stem) => stem.endsWith(tower)),
+    Array.from(variants)
+      .filter(([stem]) => wanted.includes(bareName(stem)))
+      .map(([stem, known]) => [stem, choose(stem, known, variant)] as const),
   );
   return manifest.filter((_, i) => {
     const graph = graphs[i];
-    if (graph === undefined) {
-      return true;
-    }
-    const superfluous = split && /(?:^|\/)model$/.test(graph.stem);
-    return !superfluous && graph.variant === chosen.get(graph.stem);
+    return graph === undefined || chosen.get(graph.stem) === graph.variant;
   });
 }
+
+/** The first set of graphs that is there whole; all that are there if none is, so that what is missing can be named. */
+function wantedGraphs(kind: ModelKind, present: readonly string[]): readonly string[] {
+  const sets = CONVENTIONS[kind].graphs;
+  return sets.find((set) => set.every((stem) => present.includes(stem))) ?? present;
+}
+
+const bareName = (stem: string): string => stem.slice(stem.lastIndexOf("/") + 1);
 
 /** A graph that there is only once needs no choice: a text tower may have another precision than its twin. */
 function choose(stem: string, known: ReadonlySet<string>, wanted: string | undefined): string {
@@ -229,6 +269,7 @@ async function fetchListed(
 
 async function fetchByConvention(
   folder: string,
+  convention: Convention,
   variant: string | undefined,
   context: FetchContext,
 ): Promise<ModelFile[]> {
@@ -255,24 +296,28 @@ async function fetchByConvention(
     }
     return undefined;
   };
-  const towers = async (): Promise<(ModelFile | undefined)[]> => {
-    const found = await Promise.all([graph("vision_model"), graph("text_model")]);
-    const graphs = found.some(Boolean) ? found : [await graph("model")];
-    if (graphs.some((file) => file === undefined)) {
-      const wanted = variant === undefined ? "" : ` in the variant "${variant}"`;
-      throw new LoadError(
-        "not_found",
-        `${folder} has no ${MANIFEST}, and neither vision_model.onnx and text_model.onnx nor model.onnx${wanted}`,
-      );
+  const graphs = async (): Promise<ModelFile[]> => {
+    for (const stems of convention.graphs) {
+      const found = (await Promise.all(stems.map(graph))).filter((file) => file !== undefined);
+      if (found.length === stems.length) {
+        return found;
+      }
     }
-    return graphs;
+    const wanted = variant === undefined ? "" : ` in the variant "${variant}"`;
+    const sets = convention.graphs.map((stems) =>
+      stems.map((stem) => `${stem}.onnx`).join(" and "),
+    );
+    throw new LoadError(
+      "not_found",
+      `${folder} has no ${MANIFEST}, and neither ${sets.join(" nor ")}${wanted}`,
+    );
   };
-  const [required, extra, graphs] = await Promise.all([
-    Promise.all(REQUIRED.map(named)),
-    Promise.all(OPTIONAL.map(optional)),
-    towers(),
+  const [required, extra, found] = await Promise.all([
+    Promise.all(convention.required.map(named)),
+    Promise.all(convention.optional.map(optional)),
+    graphs(),
   ]);
-  return [...required, ...extra, ...graphs].filter((file) => file !== undefined);
+  return [...required, ...extra, ...found].filter((file) => file !== undefined);
 }
 
 async function request(

@@ -7,18 +7,40 @@ import type { WireError } from "./errors.js";
 import type { Device } from "./features.js";
 import type { SentPicture } from "./picture.js";
 import type { LoadProgress } from "./progress.js";
-import type { MemoryUse, SearchHit } from "./wasm.js";
+import type { ChatMessage, MemoryUse, SearchHit, WritingStep, WritingWishes } from "./wasm.js";
 
-/** What is known of a loaded tower. */
-export interface TowerInfo {
+/** What is known of any loaded model. */
+export interface ModelInfo {
   device: Device;
   /** The GPU's name; empty on WASM. */
   adapter: string;
-  dim: number;
-  fingerprint: string;
   /** Why `device: "auto"` did not use the GPU although there is one. */
   fallback?: string;
 }
+
+/** What is known of a loaded tower. */
+export interface TowerInfo extends ModelInfo {
+  dim: number;
+  fingerprint: string;
+}
+
+/** What is known of a loaded text generator. */
+export interface GeneratorInfo extends ModelInfo {
+  /** Whether the model's folder has a chat template. */
+  canChat: boolean;
+}
+
+/** Which model to load, and where. */
+export interface LoadArgs {
+  folder: string;
+  model: string;
+  device: "auto" | Device;
+  cache: boolean;
+  variant?: string;
+}
+
+/** What to write about, in one of two forms. */
+export type SentPrompt = { text: string } | { messages: ChatMessage[] };
 
 /** How an index remembers a picture, to recognise it unchanged. */
 export interface EntryKey {
@@ -35,16 +57,7 @@ export type SentQuery = { text: string } | { picture: SentPicture } | { vector: 
 
 /** Every request by its name, with its arguments and its answer. */
 export interface Calls {
-  load: {
-    args: {
-      folder: string;
-      model: string;
-      device: "auto" | Device;
-      cache: boolean;
-      variant?: string;
-    };
-    result: TowerInfo;
-  };
+  load: { args: LoadArgs; result: TowerInfo };
   embedImages: { args: { pictures: SentPicture[] }; result: Float32Array };
   embedTexts: { args: { texts: string[] }; result: Float32Array };
   memory: { args: Record<never, never>; result: MemoryUse };
@@ -61,6 +74,16 @@ export interface Calls {
   search: { args: { index: number; query: SentQuery; k: number }; result: SearchHit[] };
   save: { args: { index: number }; result: { persistent: boolean } };
   closeIndex: { args: { index: number }; result: undefined };
+  loadCaptioner: { args: LoadArgs; result: ModelInfo };
+  loadGenerator: { args: LoadArgs; result: GeneratorInfo };
+  /** Begins a caption, and gives the number of its stream. */
+  caption: { args: { picture: SentPicture; wishes: WritingWishes }; result: { stream: number } };
+  /** Begins a text, and gives the number of its stream. */
+  write: { args: { prompt: SentPrompt; wishes: WritingWishes }; result: { stream: number } };
+  /** The next piece of a stream. One without a piece is the last. */
+  nextPiece: { args: { stream: number }; result: WritingStep };
+  /** Ends a stream early; its memory is free when the answer comes. */
+  endStream: { args: { stream: number }; result: undefined };
   dispose: { args: Record<never, never>; result: undefined };
 }
 

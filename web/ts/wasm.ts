@@ -7,16 +7,11 @@ import type { Device, WasmVariant } from "./features.js";
 import type { ModelFile } from "./model-files.js";
 import type { Pixels } from "./picture.js";
 
-/** A dual tower in wasm memory, or on the GPU. */
-export interface DualTowerHandle {
+/** A model in wasm memory, or on the GPU. */
+export interface ModelHandle {
   device(): Device;
   /** The adapter's name, empty on WASM. */
   adapter(): string;
-  dim(): number;
-  fingerprint(): string;
-  /** One vector per picture, end to end. */
-  embedImages(pictures: Pixels[]): Promise<Float32Array>;
-  embedTexts(texts: string[]): Promise<Float32Array>;
   /** Compiles what the first call would otherwise wait for. */
   warmUp(): Promise<void>;
   bytes(): MemoryUse;
@@ -24,7 +19,75 @@ export interface DualTowerHandle {
   dispose(): void;
 }
 
-/** How much a tower holds. */
+/** A dual tower. */
+export interface DualTowerHandle extends ModelHandle {
+  dim(): number;
+  fingerprint(): string;
+  /** One vector per picture, end to end. */
+  embedImages(pictures: Pixels[]): Promise<Float32Array>;
+  embedTexts(texts: string[]): Promise<Float32Array>;
+}
+
+/** A captioner. */
+export interface CaptionerHandle extends ModelHandle {
+  caption(picture: Pixels, wishes: WritingWishes): Promise<TextStreamHandle>;
+}
+
+/** A text generator. */
+export interface TextGeneratorHandle extends ModelHandle {
+  canChat(): boolean;
+  complete(prompt: string, wishes: WritingWishes): Promise<TextStreamHandle>;
+  chat(messages: ChatMessage[], wishes: WritingWishes): Promise<TextStreamHandle>;
+}
+
+/** A text while it is written. */
+export interface TextStreamHandle {
+  next(): Promise<WritingStep>;
+  /** Ends it, behind a step that is under way; its memory is free afterwards. */
+  close(): Promise<void>;
+  free(): void;
+}
+
+/** What one step gave. */
+export interface WritingStep {
+  /** The next piece of text, or `null` at the end. */
+  piece: string | null;
+  promptTokens: number;
+  completionTokens: number;
+  /** Why the text ended, once it has. */
+  finish: "stop" | "length" | null;
+}
+
+/** A message of a conversation. */
+export interface ChatMessage {
+  /** `"system"`, `"user"`, `"assistant"`, or what else the model's template knows. */
+  role: string;
+  content: string;
+}
+
+/** How to write. What is left out, the model's folder says. */
+export interface WritingWishes {
+  /** Tokens at most. */
+  maxNewTokens?: number;
+  /** Texts that end the text; they are not part of it. */
+  stop?: string[];
+  /** 0 always takes the likeliest token; above, chance takes part. */
+  temperature?: number;
+  /** Chance chooses among this many of the likeliest tokens; 0 is all. */
+  topK?: number;
+  /** Chance chooses among the likeliest tokens that together have this probability; 1 is all. */
+  topP?: number;
+  /** Above 1, tokens that were there already become less likely. */
+  repetitionPenalty?: number;
+  /** Makes chance repeatable. */
+  seed?: number;
+}
+
+type Loader<Handle> = {
+  load(files: ModelFile[], device: Device, onProgress: (fraction: number) => void): Promise<Handle>;
+};
+
+/** How much a model holds. */
 export interface MemoryUse {
   /** Bytes in the wasm heap. */
   host: number;
@@ -53,13 +116,9 @@ export interface IndexHandle {
 
 /** What the module exports. */
 export interface Wasm {
-  DualTowerHandle: {
-    load(
-      files: ModelFile[],
-      device: Device,
-      onProgress: (fraction: number) => void,
-    ): Promise<DualTowerHandle>;
-  };
+  DualTowerHandle: Loader<DualTowerHandle>;
+  CaptionerHandle: Loader<CaptionerHandle>;
+  TextGeneratorHandle: Loader<TextGeneratorHandle>;
   IndexHandle: {
     create(fingerprint: string, model: string, dim: number): IndexHandle;
     fromBytes(bytes: Uint8Array, fingerprint: string): IndexHandle;

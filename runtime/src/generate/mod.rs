@@ -1,10 +1,14 @@
 //! Text from decoders: sequences of tokens, with caches that stay on the device; which token comes next, and what becomes
 //! of it.
 //!
-//! - [`decoder`] turns one or two graphs into a decoder; [`state`] is one sequence with its caches.
-//! [`sampling`] says how a token is chosen (the choice itself is the operator [`crate::graph::Op::Sample`], so that it
-//! runs where the logits lie, and [`sampler`] puts it there); [`detokenize`] turns tokens into pieces of text, and [`stop`] ends the text at stop strings;
-//! [`beam`] follows several texts at once, and [`beams`] leads the decoder along; [`chat`] writes a conversation as the text that a model knows.
+//! - [`decoder`] turns one or two graphs into a decoder; [`state`] is one sequence with its caches; [`generation`] is the
+//!   loop.
+//! - [`sampling`] says how a token is chosen. The choice itself is the operator [`crate::graph::Op::Sample`], so that it
+//!   runs where the logits lie; [`sampler`] puts it there.
+//! - [`beam`] follows several texts at once; [`beams`] leads a decoder along them.
+//! - `detokenize` turns tokens into pieces of text (feature `text`), and [`stop`] ends the text at stop strings.
+//! - `chat` writes a conversation as the text that a model knows (feature `chat`).
+//!
 //! Nothing here knows a model's name, a file or a clock.
 
 pub mod beam;

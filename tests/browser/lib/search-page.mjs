@@ -5,9 +5,12 @@
 //   [data-gallery-button=G]  shows gallery G
 //   input[type=search]       searches as one types
 //   #results                 data-query: the query whose results are shown; data-ms: how long it took
-//   #results [data-path]     one a tile, best first, with data-score
+//   #results [data-path]     one a tile, best first, with data-score; it opens the picture by itself
+//   [data-describe]          there, has the picture described
+//   .description             data-state="loading|writing|done|error"; .said holds the text
 
 const QUERY_TIMEOUT_MS = 60_000;
+const DESCRIBE_TIMEOUT_MS = 300_000;
 
 /** Drives the page and reads it. */
 export class SearchPage {
@@ -60,6 +63,24 @@ export class SearchPage {
         ms: Number(results.dataset.ms),
       };
     });
+  }
+
+  /** Opens the picture at `path`, which is shown, has it described, and returns what is said. The picture stays open. */
+  async describe(path) {
+    await this.#page.locator(`#results [data-path="${path}"]`).click();
+    await this.#page.click("[data-describe]");
+    const reached = await this.#page.waitForFunction(
+      () => {
+        const state = document.querySelector(".description")?.dataset.state;
+        return ["done", "error"].includes(state) ? state : undefined;
+      },
+      undefined,
+      { timeout: DESCRIBE_TIMEOUT_MS, polling: 100 },
+    );
+    if ((await reached.jsonValue()) === "error") {
+      throw new Error(`the picture could not be described: ${await this.#page.innerText(".description")}`);
+    }
+    return (await this.#page.innerText(".description .said")).trim();
   }
 
   /** Waits until pictures are loaded and movement has ended, for a screenshot. */

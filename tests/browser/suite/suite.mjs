@@ -4,9 +4,10 @@
 
 import init, { Suite, SuiteTower } from "/pkg/lenslet_relaxed.js";
 
-const parameters = new URLSearchParams(location.search);
-const device = parameters.get("device") ?? "wasm";
-const filter = parameters.get("filter") ?? "";
+import { ABSENT, bytes, device, json, optional } from "./files.mjs";
+import { captions, greedy, smollm2 } from "./writing.mjs";
+
+const filter = new URLSearchParams(location.search).get("filter") ?? "";
 
 /** Rounds over the 8-bit products, twelve cases each. */
 const ROUNDS = 2;
@@ -30,7 +31,7 @@ async function run() {
   const suite = await Suite.open(device);
   console.log(`the suite runs on ${device} ${suite.adapter()}`);
   const recorder = new Recorder();
-  const parts = [integers, graphs, bundled, ranking, fullSize];
+  const parts = [integers, graphs, greedy, bundled, ranking, captions, fullSize, smollm2];
   for (const part of parts) {
     const started = performance.now();
     await part(suite, recorder);
@@ -80,32 +81,6 @@ class Recorder {
     return `${passed} of ${this.cases.length - skipped} passed so far, ${skipped} skipped`;
   }
 }
-
-/** The bytes at an address, or nothing if there is no such file. */
-async function optional(url) {
-  const response = await fetch(url);
-  if (response.status === 404) {
-    return undefined;
-  }
-  if (!response.ok) {
-    throw new Error(`${url} answers ${response.status}`);
-  }
-  return new Uint8Array(await response.arrayBuffer());
-}
-
-async function bytes(url) {
-  const found = await optional(url);
-  if (found === undefined) {
-    throw new Error(`there is no ${url}`);
-  }
-  return found;
-}
-
-function json(data) {
-  return JSON.parse(new TextDecoder().decode(data));
-}
-
-const ABSENT = "the test material (shared) is not on this machine";
 
 /** 8-bit products against plain loops. */
 async function integers(suite, recorder) {

@@ -3,11 +3,11 @@ import { Detail } from "./detail.js";
 import { button, byId, count, h, link } from "./dom.js";
 import { type DroppedFile, onDrop } from "./files.js";
 import { type Change, GALLERIES, Gallery, type GalleryName } from "./gallery.js";
+import { captionersOn, towersOn } from "./models.js";
 import { ownPicture } from "./pictures.js";
 import { PLANS } from "./plans.js";
 import { Results, type Shown } from "./results.js";
 import { type Answer, isEmpty, type Query, queryKey, Searcher } from "./search.js";
-import { Towers } from "./towers.js";
 import { YoursPanel } from "./yours.js";
 
 /** Typing rests this long before a search runs. */
@@ -37,7 +37,7 @@ export class App {
   #painting: ReturnType<typeof setTimeout> | undefined;
 
   constructor(device: NonNullable<LoadOptions["device"]>, first: GalleryName, text: string) {
-    const towers = new Towers(device);
+    const towers = towersOn(device);
     const galleries = PLANS.map(
       (plan) => new Gallery(plan, towers, (...event) => this.#on(...event)),
     );
@@ -59,6 +59,7 @@ export class App {
         void this.#ask({ like: picture });
       },
       closed: (path) => this.#results.focus(path),
+      captioners: captionersOn(device),
     });
     this.#yours = new YoursPanel(
       (files) => this.#takeFiles(files),

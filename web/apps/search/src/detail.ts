@@ -1,4 +1,6 @@
+import { Description } from "./description.js";
 import { button, byId, h, link } from "./dom.js";
+import type { Captioners } from "./models.js";
 import type { Credit, Picture } from "./pictures.js";
 
 const LICENSES: Record<string, string> = {
@@ -17,17 +19,23 @@ export interface DetailActions {
   lookUp(path: string): { picture: Picture; score?: number | undefined } | undefined;
   findSimilar(picture: Picture): void;
   closed(path: string): void;
+  /** The models that describe pictures. */
+  captioners: Captioners;
 }
 
-/** A picture by itself, with its names, its maker and its licence. */
+/** A picture by itself, with its names, its maker, its licence and what a model says of it. */
 export class Detail {
   readonly #dialog = byId("detail", HTMLDialogElement);
   readonly #actions: DetailActions;
   #path = "";
+  #description: Description | undefined;
 
   constructor(actions: DetailActions) {
     this.#actions = actions;
-    this.#dialog.addEventListener("close", () => actions.closed(this.#path));
+    this.#dialog.addEventListener("close", () => {
+      this.#description?.stop();
+      actions.closed(this.#path);
+    });
     this.#dialog.addEventListener("click", (event) => {
       if (event.target === this.#dialog) {
         this.#dialog.close();
@@ -49,6 +57,9 @@ export class Detail {
     }
     this.#path = path;
     const { picture, score } = found;
+    this.#description?.stop();
+    const description = new Description(this.#actions.captioners, picture);
+    this.#description = description;
     const facts = h(
       "dl",
       {},
@@ -71,6 +82,7 @@ export class Detail {
           h("h2", { id: "detail-title", tabindex: "-1" }, picture.title),
           picture.alt !== picture.title && !picture.names && h("p", { class: "alt" }, picture.alt),
           facts,
+          description.element,
           h(
             "div",
             { class: "actions" },
@@ -82,6 +94,7 @@ export class Detail {
               },
               { class: "primary" },
             ),
+            description.button,
             button("←", () => this.#step(-1), { class: "step", "aria-label": "Previous picture" }),
             button("→", () => this.#step(1), { class: "step", "aria-label": "Next picture" }),
           ),

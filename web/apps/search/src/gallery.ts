@@ -1,6 +1,6 @@
-import { type DualTower, ImageIndex, type LoadProgress, type SkippedImage } from "lenslet";
+import { type DualTower, ImageIndex, type SkippedImage } from "lenslet";
+import { inWords, type Towers } from "./models.js";
 import type { Picture } from "./pictures.js";
-import type { Towers } from "./towers.js";
 
 /** The names that scripts know the galleries by. */
 export const GALLERIES = ["photos", "emoji", "yours"] as const;
@@ -71,7 +71,7 @@ export class Gallery {
         }),
         this.#towers.get(this.plan.model, (progress) => {
           if (this.state === "loading") {
-            this.#become("loading", progress.value, describe(progress));
+            this.#become("loading", progress.value, inWords(progress));
           }
         }),
       ]);
@@ -176,14 +176,3 @@ export class Gallery {
     this.#changed(this, change);
   }
 }
-
-function describe({ stage, loadedBytes, totalBytes }: LoadProgress): string {
-  if (stage === "download") {
-    return totalBytes > 0
-      ? `Fetching the model: ${megabytes(loadedBytes)} of ${megabytes(totalBytes)} MB`
-      : "Fetching the model";
-  }
-  return stage === "compile" ? "Warming up" : "Preparing the model";
-}
-
-const megabytes = (bytes: number): string => (bytes / 1e6).toFixed(1);

@@ -7,7 +7,7 @@ import { pictureSize } from "../../../dist/picture-size.js";
 /** A file of the page that no module imports: where it is served, and its content. */
 type Content = () => Buffer;
 
-const MODELS = ["photo-search", "emoji-clip"];
+const MODELS = ["photo-search", "emoji-clip", "emoji-captioner"];
 const MODEL_FILES = /\.(json|onnx|onnx_data|txt)$|^(LICENSE|README\.md|ATTRIBUTION\.md)$/;
 const MANIFEST = "lenslet.json";
 

@@ -1,0 +1,92 @@
+//! Models that write: what the captioner and the text generator have in common.
+
+mod captioner;
+mod stream;
+mod text_generator;
+
+pub use captioner::CaptionerHandle;
+use lenslet::generate::{Decoder, Sampling};
+use lenslet::tasks::writing::{WritingFiles, WritingOptions};
+pub use stream::TextStreamHandle;
+pub use text_generator::TextGeneratorHandle;
+use wasm_bindgen::JsValue;
+
+use crate::convert;
+use crate::device::Device;
+use crate::error::WebError;
+use crate::files::Files;
+
+/// A model with the device it is on.
+struct Loaded<M> {
+    model: M,
+    device: Device,
+}
+
+/// The names of the files beside the graphs, in the order of the fields of [`WritingFiles`].
+const NAMES: [&str; 7] = [
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "preprocessor_config.json",
+];
+
+/// The configuration of a model's folder.
+struct Configuration([Option<Vec<u8>>; 7]);
+
+impl Configuration {
+    fn read(files: &Files) -> Self {
+        Self(NAMES.map(|name| files.read(name)))
+    }
+
+    fn files(&self) -> Result<WritingFiles<'_>, WebError> {
+        let [model, generation, tokenizer, tokenizer_config, special_tokens, chat_template, preprocessor] =
+            self.0.each_ref().map(|bytes| bytes.as_deref());
+        let tokenizer =
+            tokenizer.ok_or_else(|| WebError::load("not_found", "the model's folder has no tokenizer.json"))?;
+        Ok(WritingFiles { model, generation, tokenizer, tokenizer_config, special_tokens, chat_template, preprocessor })
+    }
+}
+
+/// Reads the decoder: a merged one, two graphs, or one that takes any past, in this order.
+fn decoder(files: &mut Files, device: &Device) -> Result<Decoder, WebError> {
+    const SINGLE: [&str; 2] = ["decoder_model_merged", "model"];
+    const PAIR: [&str; 2] = ["decoder_model", "decoder_with_past_model"];
+    let missing = || {
+        let message = "the model's folder has none of decoder_model_merged.onnx, model.onnx, and decoder_model.onnx with decoder_with_past_model.onnx";
+        WebError::load("not_found", message)
+    };
+    for stem in SINGLE {
+        if let Some(name) = files.graph(stem)? {
+            let bytes = files.take(&name).unwrap_or_default();
+            let decoder = Decoder::from_onnx(&bytes, &files.beside(&name), device.options());
+            return decoder.map_err(|error| WebError::from(error).in_file(&name));
+        }
+    }
+    let [Some(first), Some(next)] = [files.graph(PAIR[0])?, files.graph(PAIR[1])?] else { return Err(missing()) };
+    let [begins, goes_on] = [&first, &next].map(|name| files.take(name).unwrap_or_default());
+    let decoder = Decoder::from_onnx_pair(&begins, &goes_on, &files.beside(&next), device.options());
+    decoder.map_err(|error| WebError::from(error).in_file(&next))
+}
+
+/// Reads a caller's wishes. What it leaves out of the choice of tokens is as the folder says; chance is another each time.
+fn asked(object: &JsValue, folder: Sampling) -> Result<WritingOptions, WebError> {
+    let whole = |name| convert::whole_number(object, name);
+    let float = |name| Ok::<_, WebError>(convert::number(object, name)?.map(|number| number as f32));
+    let seed = match whole("seed")? {
+        Some(seed) => seed,
+        None => (js_sys::Math::random() * (1u64 << 53) as f64) as u64,
+    };
+    let sampling = Sampling {
+        temperature: float("temperature")?.unwrap_or(folder.temperature),
+        top_k: whole("topK")?.map_or(folder.top_k, |k| u32::try_from(k).unwrap_or(u32::MAX)),
+        top_p: float("topP")?.unwrap_or(folder.top_p),
+        repetition_penalty: float("repetitionPenalty")?.unwrap_or(folder.repetition_penalty),
+        seed,
+    };
+    let max_new_tokens = whole("maxNewTokens")?.map(|n| usize::try_from(n).unwrap_or(usize::MAX));
+    let stop = convert::optional_strings(object, "stop")?;
+    Ok(WritingOptions { sampling: Some(sampling), max_new_tokens, stop, ..WritingOptions::default() })
+}

@@ -1,0 +1,119 @@
+//! A captioner, held for the worker.
+
+use js_sys::{Array, Function, Object};
+use lenslet::Session;
+use lenslet::onnx::ImportOptions;
+use lenslet::tasks::image::Pixels;
+use lenslet::tasks::writing::{Captioner, TextStream, WritingError, WritingOptions};
+use wasm_bindgen::JsValue;
+use wasm_bindgen::prelude::wasm_bindgen;
+
+use super::stream::Task;
+use super::{Configuration, Loaded, TextStreamHandle, asked, decoder};
+use crate::convert;
+use crate::device::{Device, Held};
+use crate::error::WebError;
+use crate::files::Files;
+
+/// A loaded captioner.
+#[wasm_bindgen]
+pub struct CaptionerHandle {
+    held: Held<Loaded<Captioner>>,
+}
+
+#[wasm_bindgen]
+impl CaptionerHandle {
+    /// Builds a captioner from the files of its folder (`{name, bytes}[]`), which are taken out of the
+    /// list. `on_progress` hears how much is done, from 0 to 1.
+    pub async fn load(
+        #[wasm_bindgen(unchecked_param_type = "{name: string, bytes: Uint8Array}[]")] files: Array,
+        #[wasm_bindgen(unchecked_param_type = "'webgpu' | 'wasm'")] device: String,
+        #[wasm_bindgen(unchecked_param_type = "(fraction: number) => void")] on_progress: Function,
+    ) -> Result<CaptionerHandle, JsValue> {
+        let report = |fraction: f64| {
+            // A listener that throws must not break loading.
+            let _ = on_progress.call1(&JsValue::NULL, &fraction.into());
+        };
+        let mut files = Files::take_from(&files)?;
+        let device = Device::open(&device).await?;
+        let configuration = Configuration::read(&files);
+        let encoder = encoder(&mut files, &device)?;
+        report(0.4);
+        let decoder = decoder(&mut files, &device)?;
+        report(0.9);
+        let model = Captioner::new(encoder, decoder, &configuration.files()?).map_err(WebError::from)?;
+        report(1.0);
+        Ok(CaptionerHandle { held: Held::new(Loaded { model, device }) })
+    }
+
+    /// `webgpu` or `wasm`.
+    #[wasm_bindgen(unchecked_return_type = "'webgpu' | 'wasm'")]
+    pub fn device(&self) -> Result<String, JsValue> {
+        Ok(self.held.get()?.device.name().to_owned())
+    }
+
+    /// The GPU's name; empty on WASM.
+    pub fn adapter(&self) -> Result<String, JsValue> {
+        Ok(self.held.get()?.device.adapter())
+    }
+
+    /// Begins the caption of a picture (`{width, height, rgba}`).
+    pub async fn caption(
+        &self,
+        #[wasm_bindgen(unchecked_param_type = "{width: number, height: number, rgba: Uint8ClampedArray}")]
+        picture: JsValue,
+        #[wasm_bindgen(
+            unchecked_param_type = "{maxNewTokens?: number, stop?: string[], temperature?: number, topK?: number, topP?: number, repetitionPenalty?: number, seed?: number}"
+        )]
+        wishes: JsValue,
+    ) -> Result<TextStreamHandle, JsValue> {
+        let loaded = self.held.get()?;
+        let options = asked(&wishes, loaded.model.sampling().map_err(WebError::from)?)?;
+        let task = Caption { picture: convert::pixels(&picture)?, options };
+        drop(picture);
+        Ok(TextStreamHandle::begin(loaded, task).await?)
+    }
+
+    /// Writes a few tokens on a GPU, so that its shaders are compiled before anybody waits for them.
+    #[wasm_bindgen(js_name = warmUp)]
+    pub async fn warm_up(&self) -> Result<(), JsValue> {
+        let loaded = self.held.get()?;
+        if loaded.device.is_gpu() {
+            let picture = Pixels::from_rgba(32, 32, vec![128; 32 * 32 * 4]).map_err(WebError::from)?;
+            let options = WritingOptions { max_new_tokens: Some(2), ..WritingOptions::default() };
+            TextStreamHandle::begin(loaded, Caption { picture, options }).await?.run_through().await?;
+        }
+        Ok(())
+    }
+
+    /// How much memory is held: `{host, device}` in bytes.
+    #[wasm_bindgen(unchecked_return_type = "{host: number, device: number}")]
+    pub fn bytes(&self) -> Result<Object, JsValue> {
+        Ok(self.held.get()?.device.bytes())
+    }
+
+    /// Frees everything, on the GPU too.
+    pub fn dispose(&self) {
+        self.held.dispose();
+    }
+}
+
+/// A picture to describe.
+struct Caption {
+    picture: Pixels,
+    options: WritingOptions,
+}
+
+impl Task<Captioner> for Caption {
+    async fn start(self, model: &Captioner) -> Result<TextStream<'_>, WritingError> {
+        model.caption(&self.picture, &self.options).await
+    }
+}
+
+fn encoder(files: &mut Files, device: &Device) -> Result<Session, WebError> {
+    let missing = || WebError::load("not_found", "the model's folder has no encoder_model.onnx");
+    let name = files.graph("encoder_model")?.ok_or_else(missing)?;
+    let bytes = files.take(&name).unwrap_or_default();
+    Session::from_onnx(&bytes, &files.beside(&name), &ImportOptions::default(), device.options())
+        .map_err(|error| WebError::from(error).in_file(&name))
+}
