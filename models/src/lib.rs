@@ -2,8 +2,11 @@
 //!
 //! [`check`] compares a graph with recorded outputs, in browsers too. With the feature `cli`, `folder` finds a model on
 //! disk and says which graph file holds which tower, `catalog` lists the models known by name, `dual` makes a dual tower
-//! of a folder, `writing` a captioner or text generator.
+//! of a folder, `writing` a captioner or text generator, `answerer` what answers questions about pictures.
 
+#[cfg(feature = "cli")]
+pub mod answerer;
+pub mod bleu;
 #[cfg(feature = "cli")]
 pub mod catalog;
 pub mod check;

@@ -88,7 +88,7 @@ impl Beside {
     }
 }
 
-fn graph_error(path: &Path) -> impl Fn(lenslet::Error) -> WriterError {
+pub(crate) fn graph_error(path: &Path) -> impl Fn(lenslet::Error) -> WriterError {
     let path = path.display().to_string();
     move |source| WriterError::Graph { path: path.clone(), source }
 }

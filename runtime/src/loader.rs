@@ -20,7 +20,13 @@ pub enum Error {
     Run(#[from] RunError),
     /// The graph is no decoder, or cannot go on.
     #[error(transparent)]
-    Decoder(#[from] DecoderError),
+    Decoder(Box<DecoderError>),
+}
+
+impl From<DecoderError> for Error {
+    fn from(error: DecoderError) -> Self {
+        Error::Decoder(Box::new(error))
+    }
 }
 
 impl Error {

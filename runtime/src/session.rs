@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::cpu::Cpu;
-use crate::error::RunError;
+use crate::error::{KernelError, RunError};
 use crate::graph::{Bindings, Dim, Fact, Graph, ValueId};
-use crate::plan::{Caches, Concrete, Gpu, Held, Place, Placement, Plan, Ports, Resources, Uploaded, execute};
+use crate::plan::{Caches, Concrete, Gpu, Held, Place, Placement, Plan, Ports, Reading, Resources, Uploaded, execute};
 use crate::tensor::{BufferPool, DType, Tensor};
 
 /// Plans for more shapes than this are thrown away, the oldest first.
@@ -67,8 +67,11 @@ pub struct Session {
     inputs: Vec<TensorInfo>,
     outputs: Vec<TensorInfo>,
     backend: Arc<Backend>,
-    plans: Mutex<Vec<(Vec<Concrete>, Arc<Plan>)>>,
+    /// By the inputs' types and shapes, and by which of them lie on the GPU.
+    plans: Mutex<Vec<(PlanKey, Arc<Plan>)>>,
 }
+
+type PlanKey = (Vec<Concrete>, Vec<ValueId>);
 
 /// Devices, memory, and constants in the forms that kernels read. Sessions may share one, and with it the weights they
 /// have in common.
@@ -77,6 +80,11 @@ struct Backend {
     gpu: Option<Gpu>,
     pool: BufferPool,
     uploaded: Uploaded,
+}
+
+/// A failed copy is the device's fault, not one output's.
+fn output_error(source: KernelError) -> RunError {
+    RunError::Kernel { node: "the outputs".into(), op: "output", source }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -141,14 +149,18 @@ impl Session {
     }
 
     /// The inputs by value id.
-    fn by_id(&self, inputs: &[(&str, Tensor)]) -> Result<HashMap<ValueId, Held>, RunError> {
+    fn by_id<N: AsRef<str>>(
+        &self,
+        inputs: impl IntoIterator<Item = (N, Held)>,
+    ) -> Result<HashMap<ValueId, Held>, RunError> {
         let mut given = HashMap::new();
-        for (name, tensor) in inputs {
-            let at = self.inputs.iter().position(|i| &*i.name == *name).ok_or_else(|| RunError::UnknownInput {
-                name: (*name).to_owned(),
+        for (name, held) in inputs {
+            let name = name.as_ref();
+            let at = self.inputs.iter().position(|i| &*i.name == name).ok_or_else(|| RunError::UnknownInput {
+                name: name.to_owned(),
                 expected: Self::describe(&self.inputs),
             })?;
-            given.insert(self.graph.inputs[at], Held::host(tensor.clone()));
+            given.insert(self.graph.inputs[at], held);
         }
         Ok(given)
     }
@@ -199,25 +211,25 @@ impl Session {
         Ok(shapes)
     }
 
-    fn plan(&self, shapes: &[Concrete]) -> Result<Arc<Plan>, RunError> {
-        if let Some((_, plan)) = lock(&self.plans).iter().find(|(s, _)| s == shapes) {
+    fn plan(&self, shapes: &[Concrete], there: &[ValueId]) -> Result<Arc<Plan>, RunError> {
+        if let Some((_, plan)) = lock(&self.plans).iter().find(|((s, t), _)| s == shapes && t == there) {
             return Ok(plan.clone());
         }
         let inputs = self.graph.inputs.iter().copied().zip(shapes.iter().cloned()).collect();
         let Backend { cpu, gpu, pool, .. } = &*self.backend;
         let gpu = gpu.as_ref().map(|g| g as &dyn Placement);
-        let plan = Arc::new(Plan::new(&self.graph, &inputs, cpu, pool, gpu)?);
+        let plan = Arc::new(Plan::new(&self.graph, &inputs, there, cpu, pool, gpu)?);
         let mut plans = lock(&self.plans);
         if plans.len() >= MAX_PLANS {
             plans.remove(0);
         }
-        plans.push((shapes.to_vec(), plan.clone()));
+        plans.push(((shapes.to_vec(), there.to_vec()), plan.clone()));
         Ok(plan)
     }
 
     /// What would run for inputs of these types and shapes, in the order of [`Session::inputs`].
     pub fn report(&self, shapes: &[Concrete]) -> Result<PlanReport, RunError> {
-        let plan = self.plan(shapes)?;
+        let plan = self.plan(shapes, &[])?;
         let nodes = plan
             .steps
             .iter()
@@ -255,8 +267,8 @@ impl Session {
         inputs: &[(&str, Tensor)],
         wanted: &[usize],
     ) -> Result<Vec<(Arc<str>, Tensor)>, RunError> {
-        let given = self.by_id(inputs)?;
-        let tensors = self.execute(given, wanted, None).await?;
+        let given = self.by_id(inputs.iter().map(|(name, tensor)| (*name, Held::host(tensor.clone()))))?;
+        let tensors = self.finish(self.execute(given, wanted, None).await?).await?;
         Ok(wanted.iter().zip(tensors).map(|(&i, t)| (self.outputs[i].name.clone(), t)).collect())
     }
 
@@ -265,16 +277,24 @@ impl Session {
         given: HashMap<ValueId, Held>,
         wanted: &[usize],
         caches: Option<(&Ports, &mut Caches)>,
-    ) -> Result<Vec<Tensor>, RunError> {
+    ) -> Result<Reading, RunError> {
         let mut shapes: HashMap<ValueId, Concrete> =
             given.iter().filter_map(|(id, held)| Some((*id, held.concrete()?))).collect();
         if let Some((ports, caches)) = &caches {
             self.add_cache_shapes(ports, caches, &mut shapes);
         }
-        let plan = self.plan(&self.accept(&shapes)?)?;
+        let mut there: Vec<ValueId> = given.iter().filter(|(_, h)| h.host.is_none()).map(|(id, _)| *id).collect();
+        there.sort_unstable();
+        let plan = self.plan(&self.accept(&shapes)?, &there)?;
         let Backend { cpu, gpu, pool, uploaded } = &*self.backend;
         let resources = Resources { graph: &self.graph, cpu, gpu: gpu.as_ref(), pool, uploaded };
-        execute(&resources, &plan, given, wanted, caches).await
+        let held = execute(&resources, &plan, given, wanted, caches).await?;
+        Reading::begin(gpu.as_ref(), held).map_err(output_error)
+    }
+
+    /// Waits for outputs.
+    pub(crate) async fn finish(&self, reading: Reading) -> Result<Vec<Tensor>, RunError> {
+        reading.finish(self.backend.gpu.as_ref()).await.map_err(output_error)
     }
 
     /// What the caches are as inputs. One that is new has no rows, and the batch of the other inputs.
@@ -313,15 +333,15 @@ impl Session {
         Ports::new(&self.graph, past, present)
     }
 
-    /// Runs the model for the outputs at these positions. Inputs that are caches come from `caches`, and the new caches go
-    /// there; after an error they are as they were.
+    /// Runs the model for the outputs at these positions, without waiting for them. Inputs that are caches come from `caches`,
+    /// and the new caches go there; after an error they are as they were.
     pub(crate) async fn run_with_caches(
         &self,
-        inputs: &[(&str, Tensor)],
+        inputs: Vec<(String, Held)>,
         wanted: &[usize],
         ports: &Ports,
         caches: &mut Caches,
-    ) -> Result<Vec<Tensor>, RunError> {
+    ) -> Result<Reading, RunError> {
         self.execute(self.by_id(inputs)?, wanted, Some((ports, caches))).await
     }
 

@@ -162,7 +162,7 @@ pub async fn cancel(captioner: &Captioner, file: &[u8], held: &dyn Fn() -> u64) 
 async fn begin_and_drop(captioner: &Captioner, picture: &Pixels) -> Result<(), String> {
     let mut stream = captioner.caption(picture, &WritingOptions::default()).await.map_err(|e| e.to_string())?;
     match stream.next().await.map_err(|e| e.to_string())? {
-        Some(_) if stream.finish_reason().is_none() && stream.state().bytes() > 0 => Ok(()),
+        Some(_) if stream.finish_reason().is_none() && stream.state().is_some_and(|s| s.bytes() > 0) => Ok(()),
         _ => Err("the caption was over before it could be cancelled".into()),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use lenslet::generate::{Decoder, Feed, State};
+use lenslet::generate::{Decoder, Feed, Prompt, State};
 use lenslet::onnx::{ImportOptions, NoExternalData};
 use lenslet::tensor::Tensor;
 use lenslet::{Session, SessionOptions};
@@ -41,7 +41,36 @@ impl Greedy {
         serde_json::from_slice(json).map_err(|e| format!("greedy.json: {e}"))
     }
 
-    /// Continues the prompt of `file` and compares. `read` gives files of the model's `onnx` folder.
+    /// Loads `file` with what its prompt needs. `read` gives files of the model's `onnx` folder.
+    pub async fn open(
+        &self,
+        file: &str,
+        read: &dyn Fn(&str) -> Result<Vec<u8>, String>,
+        options: &SessionOptions,
+    ) -> Result<Opened, String> {
+        let case = self.files.get(file).ok_or_else(|| format!("greedy.json has no {file}"))?;
+        let (prompt, tokens) = (case.prompt.clone(), case.tokens.clone());
+        let decoder = Decoder::from_onnx(&read(file)?, &NoExternalData, options.clone()).map_err(|e| e.to_string())?;
+        let encoder = match decoder.has_encoder() {
+            true => vec![(
+                "encoder_hidden_states",
+                golden(&read("encoder_model.golden.safetensors")?, "last_hidden_state")?,
+            )],
+            false => vec![],
+        };
+        if decoder.embedding_width().is_none() {
+            return Ok(Opened { decoder, encoder, prompt, tokens, embeddings: None });
+        }
+        let table = read("embed_tokens.onnx")?;
+        let table = Session::from_onnx(&table, &NoExternalData, &ImportOptions::default(), options.clone());
+        let decoder = decoder.embed_with(table.map_err(|e| e.to_string())?).map_err(|e| e.to_string())?;
+        let image = golden(&read("vision_encoder.golden.safetensors")?, "image_features")?;
+        let text = decoder.embed(&prompt, 1).await.map_err(|e| e.to_string())?;
+        let embeddings = Some(with_image(&text, &prompt, self.image_token_id, &image)?);
+        Ok(Opened { decoder, encoder, prompt, tokens, embeddings })
+    }
+
+    /// Continues the prompt of `file` and compares.
     ///
     /// A graph with static quantization rounds its logits, so that two of them can be one step apart and no closer. Where such
     /// neighbours change places, that is a tie: the comparison goes on behind the expected token. All else is an error.
@@ -51,28 +80,18 @@ impl Greedy {
         read: &dyn Fn(&str) -> Result<Vec<u8>, String>,
         options: &SessionOptions,
     ) -> Result<Continued, String> {
-        let case = self.files.get(file).ok_or_else(|| format!("greedy.json has no {file}"))?;
-        let decoder = Decoder::from_onnx(&read(file)?, &NoExternalData, options.clone()).map_err(|e| e.to_string())?;
-        let encoder = match decoder.has_encoder() {
-            true => vec![(
-                "encoder_hidden_states",
-                golden(&read("encoder_model.golden.safetensors")?, "last_hidden_state")?,
-            )],
-            false => vec![],
-        };
-        let embed = match decoder.embedding_width() {
-            Some(width) => Some(Embedder::new(self, width, read, options)?),
-            None => None,
-        };
-        let limit = case.prompt.len() + case.tokens.len();
-        let mut state = decoder.start(1, limit, encoder);
+        let opened = self.open(file, read, options).await?;
+        let (decoder, tokens) = (&opened.decoder, &opened.tokens);
+        let limit = opened.prompt.len() + tokens.len();
+        let mut state = opened.start(limit);
         state.reserve(limit);
-        let mut logits = feed(&decoder, &mut state, embed.as_ref(), &case.prompt).await?;
+        let feed = Feed { tokens: Some(&opened.prompt), embeddings: opened.embeddings.clone(), mask: None };
+        let mut logits = decoder.run(&mut state, feed).await.map_err(|e| e.to_string())?;
         let mut ties = Vec::new();
         let mut copied = 0;
-        for at in 0..case.tokens.len() {
+        for (at, &wanted) in tokens.iter().enumerate() {
             let values = logits.as_slice::<f32>().map_err(|e| e.to_string())?;
-            let (token, wanted) = (argmax(values), case.tokens[at]);
+            let token = argmax(values);
             if token != wanted {
                 let gap = values[token as usize] - values[wanted as usize];
                 let told = format!("token {at} is {token}, expected {wanted}, logits {gap} apart");
@@ -81,8 +100,8 @@ impl Greedy {
                 }
                 ties.push(told);
             }
-            if at + 1 < case.tokens.len() {
-                logits = feed(&decoder, &mut state, embed.as_ref(), &[wanted]).await?;
+            if at + 1 < tokens.len() {
+                logits = decoder.run(&mut state, Feed::tokens(&[wanted])).await.map_err(|e| e.to_string())?;
             }
             if at == 1 {
                 copied = state.bytes_copied();
@@ -96,55 +115,58 @@ impl Greedy {
     }
 }
 
-async fn feed(
-    decoder: &Decoder,
-    state: &mut State,
-    embed: Option<&Embedder>,
-    tokens: &[u32],
-) -> Result<Tensor, String> {
-    let embeddings = match embed {
-        Some(embed) => Some(embed.run(tokens).await?),
-        None => None,
-    };
-    let feed = Feed { tokens: Some(tokens), embeddings, mask: None };
-    decoder.run(state, feed).await.map_err(|e| e.to_string())
+/// A decoder of the zoo with its prompt, and what ONNX Runtime continued it with.
+pub struct Opened {
+    /// The decoder; it embeds token ids by itself.
+    pub decoder: Decoder,
+    /// What the encoder gave, where there is one.
+    pub encoder: Vec<(&'static str, Tensor)>,
+    /// Token ids.
+    pub prompt: Vec<u32>,
+    /// The greedy continuation.
+    pub tokens: Vec<u32>,
+    /// Embeddings [1, tokens, width] of the prompt, where the decoder takes these.
+    pub embeddings: Option<Tensor>,
 }
 
-/// Token ids to embeddings, with those of an image in place of its tokens.
-struct Embedder {
-    session: Session,
-    width: usize,
-    image_token: Option<u32>,
-    image: Tensor,
-}
-
-impl Embedder {
-    fn new(
-        greedy: &Greedy,
-        width: usize,
-        read: &dyn Fn(&str) -> Result<Vec<u8>, String>,
-        options: &SessionOptions,
-    ) -> Result<Self, String> {
-        let file = read("embed_tokens.onnx")?;
-        let session = Session::from_onnx(&file, &NoExternalData, &ImportOptions::default(), options.clone());
-        let image = golden(&read("vision_encoder.golden.safetensors")?, "image_features")?;
-        Ok(Embedder { session: session.map_err(|e| e.to_string())?, width, image_token: greedy.image_token_id, image })
+impl Opened {
+    /// A sequence of one row that nothing was read into.
+    pub fn start(&self, limit: usize) -> State {
+        self.decoder.start(1, limit, self.encoder.clone())
     }
 
-    async fn run(&self, tokens: &[u32]) -> Result<Tensor, String> {
-        let ids: Vec<i64> = tokens.iter().map(|&t| t as i64).collect();
-        let ids = Tensor::from_slice(&[1, ids.len()], &ids).map_err(|e| e.to_string())?;
-        let out = self.session.run_async(&[("input_ids", ids)]).await.map_err(|e| e.to_string())?;
-        let mut values = out[0].1.to_f32_vec().ok_or("embeddings are not floats")?;
-        let image = self.image.to_f32_vec().ok_or("image features are not floats")?;
-        let mut rows = image.chunks_exact(self.width);
-        for (token, row) in tokens.iter().zip(values.chunks_exact_mut(self.width)) {
-            if Some(*token) == self.image_token {
-                row.copy_from_slice(rows.next().ok_or("more image tokens than image features")?);
+    /// The prompt with more tokens behind it.
+    pub async fn prompt_and(&self, more: &[u32]) -> Result<Prompt, String> {
+        let tokens = [&self.prompt[..], more].concat();
+        let embeddings = match &self.embeddings {
+            Some(prompt) if more.is_empty() => Some(prompt.clone()),
+            Some(prompt) => {
+                let more = self.decoder.embed(more, 1).await.map_err(|e| e.to_string())?;
+                let values = [floats(prompt)?, floats(&more)?].concat();
+                let width = values.len() / tokens.len();
+                Some(Tensor::from_slice(&[1, tokens.len(), width], &values).map_err(|e| e.to_string())?)
             }
-        }
-        Tensor::from_slice(&[1, tokens.len(), self.width], &values).map_err(|e| e.to_string())
+            None => None,
+        };
+        Ok(Prompt { tokens, embeddings, before: vec![] })
     }
+}
+
+fn floats(tensor: &Tensor) -> Result<Vec<f32>, String> {
+    tensor.to_f32_vec().ok_or_else(|| "not floats".into())
+}
+
+/// The rows of an image in the place of its tokens' embeddings.
+fn with_image(text: &Tensor, tokens: &[u32], image_token: Option<u32>, image: &Tensor) -> Result<Tensor, String> {
+    let (mut values, image) = (floats(text)?, floats(image)?);
+    let width = values.len() / tokens.len();
+    let mut rows = image.chunks_exact(width);
+    for (token, row) in tokens.iter().zip(values.chunks_exact_mut(width)) {
+        if Some(*token) == image_token {
+            row.copy_from_slice(rows.next().ok_or("more image tokens than image features")?);
+        }
+    }
+    Tensor::from_slice(text.shape(), &values).map_err(|e| e.to_string())
 }
 
 /// Output `name` of the first case of a golden file.

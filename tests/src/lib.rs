@@ -13,6 +13,7 @@ pub mod integers;
 #[cfg(feature = "native")]
 pub mod native;
 pub mod onnx;
+pub mod photographs;
 pub mod random;
 pub mod ranking;
 pub mod skeleton;

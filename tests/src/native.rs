@@ -45,6 +45,13 @@ pub fn read(path: impl AsRef<Path>) -> Vec<u8> {
     std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
+/// A file of a zoo model's graphs. Other exports of ViT-GPT2 share the encoder's golden with the first.
+pub fn zoo_file(zoo: &Path, folder: &str, name: &str) -> Result<Vec<u8>, String> {
+    std::fs::read(zoo.join(folder).join("onnx").join(name))
+        .or_else(|_| std::fs::read(zoo.join("vit-gpt2-image-captioning/tiny/onnx").join(name)))
+        .map_err(|e| format!("{name}: {e}"))
+}
+
 /// Prints a line even when the test runner keeps what passing tests print.
 pub fn say(line: &str) {
     // The runner catches the print macros, not the stream. A closed stream is no reason to fail.

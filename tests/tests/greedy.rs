@@ -2,7 +2,7 @@
 
 use lenslet_tests::backend::Backend;
 use lenslet_tests::greedy::{Continued, FOLDERS, Greedy, copies};
-use lenslet_tests::native::{options, read, say, shared};
+use lenslet_tests::native::{options, read, say, shared, zoo_file};
 
 fn all(backend: Backend) {
     let (Some(zoo), Some(options)) = (shared("zoo"), options(backend)) else { return };
@@ -11,11 +11,7 @@ fn all(backend: Backend) {
         let folder_path = zoo.join(folder);
         let greedy = Greedy::parse(&read(folder_path.join("greedy.json"))).unwrap();
         for file in greedy.files.keys() {
-            let onnx = |name: &str| {
-                std::fs::read(folder_path.join("onnx").join(name))
-                    .or_else(|_| std::fs::read(zoo.join("vit-gpt2-image-captioning/tiny/onnx").join(name)))
-                    .map_err(|e| format!("{name}: {e}"))
-            };
+            let onnx = |name: &str| zoo_file(&zoo, folder, name);
             match pollster::block_on(greedy.check(file, &onnx, &options)) {
                 // The CPU rounds as ONNX Runtime does; a GPU may be a step off.
                 Ok(continued) if backend == Backend::Cpu && !continued.ties.is_empty() => {

@@ -98,6 +98,32 @@ fn captions_in_int8_on_the_gpu() {
     captions(Backend::Gpu, "_quantized", 40, 0.90);
 }
 
+/// A text that is dropped in the middle leaves nothing on the device, and the next one is written as if it had never been.
+#[test]
+fn dropping_a_text_frees_its_memory() {
+    let (Some(folder), Some(options)) = (shared("emoji-clip"), options(Backend::Gpu)) else { return };
+    let gpu = options.gpu.clone().unwrap();
+    let captioner = captioner(&folder.join("captioner"), "", &options);
+    let picture = decode(&read(folder.join("openmoji/1F355.png"))).unwrap();
+    let asked = WritingOptions::default();
+    let whole = pollster::block_on(async { captioner.caption(&picture, &asked).await?.rest().await }).unwrap();
+    // Weights are on the device now; what is in use beside them belongs to texts.
+    let before = gpu.memory().in_use;
+    pollster::block_on(async {
+        let mut text = captioner.caption(&picture, &asked).await.unwrap();
+        assert!(text.next().await.unwrap().is_some());
+        assert!(
+            gpu.memory().in_use >= before + text.state().map_or(0, |s| s.bytes()) as u64,
+            "the caches are on the device"
+        );
+        assert!(text.state().is_some_and(|s| s.bytes() > 0));
+    });
+    assert_eq!(gpu.memory().in_use, before, "all of it is given back");
+    let again = pollster::block_on(async { captioner.caption(&picture, &asked).await?.rest().await }).unwrap();
+    assert_eq!(again, whole);
+    assert_eq!(gpu.memory().in_use, before);
+}
+
 #[derive(Deserialize)]
 struct Continuation {
     prompt_ids: Vec<u32>,

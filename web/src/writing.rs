@@ -88,5 +88,5 @@ fn asked(object: &JsValue, folder: Sampling) -> Result<WritingOptions, WebError>
     };
     let max_new_tokens = whole("maxNewTokens")?.map(|n| usize::try_from(n).unwrap_or(usize::MAX));
     let stop = convert::optional_strings(object, "stop")?;
-    Ok(WritingOptions { sampling: Some(sampling), max_new_tokens, stop })
+    Ok(WritingOptions { sampling: Some(sampling), max_new_tokens, stop, ..WritingOptions::default() })
 }

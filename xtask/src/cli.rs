@@ -7,6 +7,7 @@ use lexopt::prelude::*;
 
 use crate::browser::Device;
 use crate::error::Error;
+use crate::suite::Page;
 
 /// What `cargo xtask` without arguments prints.
 pub(crate) const USAGE: &str = "\
@@ -25,6 +26,7 @@ Tasks:
                 --device DEVICE    wasm or webgpu (default: wasm)
                 --filter TEXT      only cases whose name contains TEXT
                 --report FILE      where to write the report (default: target/xtask/suite-DEVICE.json)
+  pictures    Run photographs through the npm package in headless Chromium (options as above)
   demo        Build and serve the search page, and print its address
                 --port N           the port (default: any free one)
                 --isolated         serve it cross-origin isolated (COOP and COEP)
@@ -32,6 +34,12 @@ Tasks:
                                    and fail if more than two searches miss
                 --device DEVICE    for --check: auto, wasm or webgpu (default: auto)
                 --screenshot FILE  for --check: save a picture of the page
+  bench cpu   Measure full-size CLIP ViT-B/32 in turns with ONNX Runtime (Python; LENSLET_PYTHON names one)
+  bench decode Measure the tokens a second of SmolLM2 in turns with ONNX Runtime (LENSLET_SMOLLM2 names its folder)
+                --json             print one JSON object instead of lines
+                --filter TEXT      only rows whose name contains TEXT
+                --threads N        only this number of threads (may be repeated; default: 1 and 2)
+                --rounds N         turns of each (default: 3)
   serve DIR   Serve a folder on 127.0.0.1 (--port, --isolated as above)";
 
 /// A parsed command line.
@@ -41,8 +49,9 @@ pub(crate) enum Task {
     Setup,
     BuildWeb(crate::build_web::Options),
     Test(crate::test::Options),
-    Suite(crate::suite::Options),
+    Suite(Page, crate::suite::Options),
     Demo(crate::demo::Options),
+    Bench(crate::bench::Options),
     Serve(crate::serve::Options),
 }
 
@@ -63,8 +72,10 @@ fn parse_task(parser: &mut lexopt::Parser) -> Result<Task, lexopt::Error> {
         "setup" => no_more(parser, Task::Setup),
         "build-web" => build_web(parser),
         "test" => test(parser),
-        "suite" => suite(parser),
+        "suite" => suite(parser, Page::Suite),
+        "pictures" => suite(parser, Page::Pictures),
         "demo" => demo(parser),
+        "bench" => bench(parser),
         "serve" => serve(parser),
         _ => Err(format!("there is no task `{name}`").into()),
     }
@@ -105,12 +116,12 @@ fn test(parser: &mut lexopt::Parser) -> Result<Task, lexopt::Error> {
     Ok(Task::Test(options))
 }
 
-fn suite(parser: &mut lexopt::Parser) -> Result<Task, lexopt::Error> {
+fn suite(parser: &mut lexopt::Parser, page: Page) -> Result<Task, lexopt::Error> {
     let mut options = crate::suite::Options::default();
     while let Some(arg) = parser.next()? {
         match arg {
             Long("device") => match parser.value()?.parse()? {
-                Device::Auto => return Err("the suite needs --device wasm or webgpu".into()),
+                Device::Auto => return Err("these tests need --device wasm or webgpu".into()),
                 device => options.device = device,
             },
             Long("filter") => options.filter = Some(parser.value()?.string()?),
@@ -119,7 +130,7 @@ fn suite(parser: &mut lexopt::Parser) -> Result<Task, lexopt::Error> {
             other => return Err(other.unexpected()),
         }
     }
-    Ok(Task::Suite(options))
+    Ok(Task::Suite(page, options))
 }
 
 fn demo(parser: &mut lexopt::Parser) -> Result<Task, lexopt::Error> {
@@ -139,6 +150,31 @@ fn demo(parser: &mut lexopt::Parser) -> Result<Task, lexopt::Error> {
         return Err("--screenshot and --device are for demo --check".into());
     }
     Ok(Task::Demo(options))
+}
+
+fn bench(parser: &mut lexopt::Parser) -> Result<Task, lexopt::Error> {
+    let mut options = crate::bench::Options::default();
+    let (mut what, mut threads) = (None, Vec::new());
+    while let Some(arg) = parser.next()? {
+        match arg {
+            Value(name) if what.is_none() => what = Some(name.string()?),
+            Long("json") => options.json = true,
+            Long("filter") => options.filter = Some(parser.value()?.string()?),
+            Long("threads") => threads.push(parser.value()?.parse::<std::num::NonZeroUsize>()?.get()),
+            Long("rounds") => options.rounds = parser.value()?.parse::<std::num::NonZeroUsize>()?.get(),
+            Long("help") | Short('h') => return Ok(Task::Help),
+            other => return Err(other.unexpected()),
+        }
+    }
+    options.decode = match what.as_deref() {
+        Some("cpu") => false,
+        Some("decode") => true,
+        _ => return Err("bench measures cpu or decode: `cargo xtask bench decode`".into()),
+    };
+    if !threads.is_empty() {
+        options.threads = threads;
+    }
+    Ok(Task::Bench(options))
 }
 
 fn serve(parser: &mut lexopt::Parser) -> Result<Task, lexopt::Error> {
@@ -181,6 +217,11 @@ mod tests {
             panic!("test does not parse");
         };
         assert_eq!(test.only, ["fmt", "doc"]);
+        let Ok(Task::Bench(bench)) = parse_words("bench cpu --json --threads 4") else {
+            panic!("bench does not parse");
+        };
+        assert!(bench.json && bench.threads == [4] && !bench.decode);
+        assert!(matches!(parse_words("bench decode"), Ok(Task::Bench(bench)) if bench.decode));
     }
 
     #[test]
@@ -192,6 +233,10 @@ mod tests {
             "demo --device cuda",
             "demo --screenshot a.png",
             "suite --device auto",
+            "pictures --device auto",
+            "bench",
+            "bench gpu",
+            "bench cpu --rounds 0",
             "serve",
             "serve a b",
         ] {

@@ -1,6 +1,7 @@
 //! `cargo xtask`: everything that the project does beyond `cargo build`, on a machine that has nothing but
 //! Rust. Run it without arguments for the list of tasks.
 
+mod bench;
 mod browser;
 mod build_web;
 mod cli;
@@ -40,8 +41,9 @@ fn run(task: Task) -> Result<ExitCode, Error> {
         }
         // Its last line is the summary, on success and on failure.
         Task::Test(options) => return test::run(&workspace, &options),
-        Task::Suite(options) => suite::run(&workspace, &options)?,
+        Task::Suite(page, options) => suite::run(&workspace, page, &options)?,
         Task::Demo(options) => demo::run(&workspace, &options)?,
+        Task::Bench(options) => bench::run(&workspace, &options)?,
         Task::Serve(options) => serve::run(&options)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -1,8 +1,12 @@
-//! `cargo xtask suite`: the test suite in headless Chromium.
+//! `cargo xtask suite` and `cargo xtask pictures`: tests in headless Chromium.
 //!
-//! The page is `tests/browser/suite/index.html`; it finds the module under `/pkg/`, the models that ship
-//! with the project under `/models/`, what they must give under `/goldens/` and `/data/`, and the test
+//! The suite's page is `tests/browser/suite/index.html`; it finds the module under `/pkg/`, the models that
+//! ship with the project under `/models/`, what they must give under `/goldens/` and `/data/`, and the test
 //! graphs, where there are any, under `/shared/`, and SmolLM2, where it is, under `/smollm2/`.
+//!
+//! The other page, `tests/browser/pictures/index.html`, goes through the npm package as any page would, from
+//! JPEG files that the browser itself decodes; it finds the package under `/package/`, and under `/served/`
+//! the models as the search page serves them.
 
 use std::fs;
 use std::path::PathBuf;
@@ -15,7 +19,7 @@ use crate::serve::{Server, Site};
 use crate::setup::{self, Component};
 use crate::workspace::Workspace;
 
-/// The options of `cargo xtask suite`.
+/// The options of both tasks.
 #[derive(Debug, Default)]
 pub(crate) struct Options {
     pub(crate) device: Device,
@@ -26,34 +30,69 @@ pub(crate) struct Options {
 /// Names a folder with a language model whose continuations are then compared; see `tests/tests/writing.rs`.
 const SMOLLM2: &str = "LENSLET_SMOLLM2";
 
-/// The page, below `tests/browser`.
-const PAGE: &str = "suite/index.html";
+/// A page of tests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Page {
+    /// The cases of `tests/src`, on the module itself.
+    Suite,
+    /// Photographs through the npm package.
+    Pictures,
+}
 
-/// Builds the suite's module and runs the suite.
-pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<(), Error> {
-    eprintln!("Checking what the browser suite needs:");
-    setup::run(workspace, &[Component::Wasm, Component::Node, Component::NodePackages, Component::Chromium])?;
-    build_web::run(workspace, &build_web::Options { test_suite: true, no_wasm_opt: false })?;
-
-    let mut site = Site::new(false)
-        .mount("/", &workspace.path("tests/browser"))?
-        .mount("/pkg/", &workspace.path("web/pkg-test"))?
-        .mount("/models/", &workspace.path("models"))?
-        .mount("/goldens/", &workspace.path("tests/goldens"))?
-        .mount("/data/", &workspace.path("tests/data"))?;
-    match workspace.shared() {
-        Some(shared) => site = site.mount("/shared/", &shared)?,
-        None => {
-            eprintln!("There is no folder of test graphs beside this checkout (or LENSLET_SHARED).")
+impl Page {
+    /// Its folder below `tests/browser`, and the task that runs it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Suite => "suite",
+            Self::Pictures => "pictures",
         }
     }
-    if let Some(folder) = std::env::var_os(SMOLLM2) {
-        site = site.mount("/smollm2/", &PathBuf::from(folder))?;
+
+    fn build(self, workspace: &Workspace) -> Result<(), Error> {
+        let test_suite = self == Self::Suite;
+        build_web::run(workspace, &build_web::Options { test_suite, no_wasm_opt: false })?;
+        if self == Self::Pictures {
+            // The page's build makes the package, and the lists of files that models are served with.
+            eprintln!("Building the npm package and the search page ...");
+            process::run("building the search page", workspace.npm().args(["run", "--silent", "build:search"]))?;
+        }
+        Ok(())
     }
-    let url = format!("{}/{PAGE}", Server::bind(site, 0)?.spawn());
+
+    fn site(self, workspace: &Workspace) -> Result<Site, Error> {
+        let site = Site::new(false)
+            .mount("/", &workspace.path("tests/browser"))?
+            .mount("/models/", &workspace.path("models"))?
+            .mount("/goldens/", &workspace.path("tests/goldens"))?;
+        if self == Self::Pictures {
+            return site
+                .mount("/package/", &workspace.path("web"))?
+                .mount("/served/", &workspace.path("web/apps/search/dist/models"));
+        }
+        let mut site =
+            site.mount("/pkg/", &workspace.path("web/pkg-test"))?.mount("/data/", &workspace.path("tests/data"))?;
+        if let Some(folder) = std::env::var_os(SMOLLM2) {
+            site = site.mount("/smollm2/", &PathBuf::from(folder))?;
+        }
+        match workspace.shared() {
+            Some(shared) => site.mount("/shared/", &shared),
+            None => {
+                eprintln!("There is no folder of test graphs beside this checkout (or LENSLET_SHARED).");
+                Ok(site)
+            }
+        }
+    }
+}
+
+/// Builds what a page needs and runs its tests.
+pub(crate) fn run(workspace: &Workspace, page: Page, options: &Options) -> Result<(), Error> {
+    eprintln!("Checking what the tests in the browser need:");
+    setup::run(workspace, &[Component::Wasm, Component::Node, Component::NodePackages, Component::Chromium])?;
+    page.build(workspace)?;
+    let url = format!("{}/{}/index.html", Server::bind(page.site(workspace)?, 0)?.spawn(), page.name());
 
     let device = options.device.name();
-    let report = options.report.clone().unwrap_or_else(|| default_report(workspace, options.device));
+    let report = options.report.clone().unwrap_or_else(|| default_report(workspace, page, options.device));
     if let Some(dir) = report.parent() {
         fs::create_dir_all(dir).map_err(Error::io("create", dir))?;
     }
@@ -63,12 +102,12 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<(), Error>
     if let Some(filter) = &options.filter {
         command.args(["--filter", filter]);
     }
-    process::run("the browser suite", &mut command)?;
+    process::run("the tests in the browser", &mut command)?;
     eprintln!("The report is in {}", report.display());
     Ok(())
 }
 
-/// Where the report of a device goes.
-pub(crate) fn default_report(workspace: &Workspace, device: Device) -> PathBuf {
-    workspace.records().join(format!("suite-{}.json", device.name()))
+/// Where the report of a page and a device goes.
+pub(crate) fn default_report(workspace: &Workspace, page: Page, device: Device) -> PathBuf {
+    workspace.records().join(format!("{}-{}.json", page.name(), device.name()))
 }

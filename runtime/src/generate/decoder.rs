@@ -4,6 +4,7 @@
 //! loading, or two files. All become one or two graphs here: `next` continues from a cache, and `first` begins a sequence
 //! where `next` cannot.
 
+use super::embedder::Embedder;
 use super::error::DecoderError;
 use super::sampler::{HISTORY, LOG_PROBABILITY, PARAMS, TOKEN, append_sampler};
 use super::sampling::Sampling;
@@ -11,7 +12,7 @@ use super::state::State;
 use super::trim;
 use crate::graph::{Graph, ValueId};
 use crate::optimize::{OptimizeError, optimize, share_constants};
-use crate::plan::Ports;
+use crate::plan::{Held, Ports, Reading};
 use crate::tensor::{Bool, DType, Tensor, TensorError};
 use crate::{Session, SessionOptions};
 
@@ -26,6 +27,7 @@ pub struct Decoder {
     /// The part of each cache's name behind the prefix.
     caches: Vec<String>,
     vocabulary: usize,
+    embedder: Option<Embedder>,
 }
 
 struct Phase {
@@ -45,13 +47,30 @@ pub struct Choice {
     pub log_probability: f32,
 }
 
+/// A step whose tokens are not waited for yet.
+pub(super) struct Pending {
+    reading: Reading,
+    /// Positions before the step.
+    before: usize,
+    /// Whether the graph that begins a sequence ran.
+    first: bool,
+}
+
+/// Token ids [batch, positions]: what a caller gave, or what the step before has chosen and nobody has seen yet.
+enum Ids<'a> {
+    Host(Option<&'a [u32]>),
+    Device(Held),
+}
+
 /// What is added to a sequence: as many positions for each row of the batch.
 pub struct Feed<'a> {
-    /// Token ids [batch, positions]; they may be left out where `embeddings` are given and the graph does not read ids.
+    /// Token ids [batch, positions]; they may be left out where `embeddings` are given and the graph does not read ids. A decoder
+    /// with [`Decoder::embed_with`] turns them into embeddings where these are not given.
     pub tokens: Option<&'a [u32]>,
     /// Embeddings f32 [batch, positions, width], for graphs that take `inputs_embeds`.
     pub embeddings: Option<Tensor>,
-    /// Which positions [batch, positions] count; padding on the left does not. All count if it is left out.
+    /// Which positions [batch, positions] count; padding on the left does not. All count if it is left out. A graph without
+    /// `attention_mask` cannot leave any out.
     pub mask: Option<&'a [bool]>,
 }
 
@@ -96,7 +115,7 @@ impl Decoder {
         let vocabulary = info.shape.last().and_then(|d| usize::try_from(d.as_const()?).ok());
         let vocabulary =
             vocabulary.ok_or_else(|| DecoderError::NotADecoder(format!("{info} has no known vocabulary")))?;
-        Ok(Decoder { first, next, caches, vocabulary })
+        Ok(Decoder { first, next, caches, vocabulary, embedder: None })
     }
 
     /// Logits of a position.
@@ -116,6 +135,35 @@ impl Decoder {
     pub fn embedding_width(&self) -> Option<usize> {
         let input = self.next.session.inputs().iter().find(|i| &*i.name == "inputs_embeds")?;
         usize::try_from(input.shape.last()?.as_const()?).ok()
+    }
+
+    /// Gives a decoder that takes embeddings the graph that makes them from token ids: with it, ids alone will do.
+    ///
+    /// # Errors
+    /// [`DecoderError::Mismatch`] if the decoder reads ids by itself, or its embeddings are of another width.
+    pub fn embed_with(mut self, session: Session) -> Result<Decoder, DecoderError> {
+        let width = self.embedding_width();
+        let width =
+            width.ok_or_else(|| DecoderError::Mismatch("this decoder takes token ids, not embeddings".into()))?;
+        self.embedder = Some(Embedder::new(session, width)?);
+        Ok(self)
+    }
+
+    /// Whether token ids alone will do: the graph reads them, or [`Decoder::embed_with`] gave what does.
+    pub fn takes_tokens(&self) -> bool {
+        self.embedding_width().is_none() || self.embedder.is_some()
+    }
+
+    /// Embeddings f32 [batch, positions, width] of token ids [batch, positions].
+    ///
+    /// # Errors
+    /// [`DecoderError::Token`], and [`DecoderError::Mismatch`] without [`Decoder::embed_with`].
+    pub async fn embed(&self, tokens: &[u32], batch: usize) -> Result<Tensor, DecoderError> {
+        let embedder = self.embedder.as_ref();
+        let embedder =
+            embedder.ok_or_else(|| DecoderError::Mismatch("there is no graph of token embeddings".into()))?;
+        self.check_tokens(tokens)?;
+        embedder.run(tokens, batch).await
     }
 
     /// Whether the decoder attends to what an encoder gave.
@@ -150,12 +198,23 @@ impl Decoder {
     /// as it was.
     pub async fn run(&self, state: &mut State, feed: Feed<'_>) -> Result<Tensor, DecoderError> {
         let (positions, mask) = self.begin(state, &feed)?;
+        let feed = self.embedded(state, feed).await?;
         let phase = self.phase(state);
         let sampling = Sampling::default();
-        let mut outputs = phase.run(state, &feed, positions, &mask, (&sampling, &[]), &[phase.logits]).await?;
-        let logits = outputs.remove(0);
-        let broken = logits.as_slice::<f32>().is_ok_and(|l| l.iter().any(|x| x.is_nan()));
-        self.end(phase, state, mask, positions, broken).await?;
+        let ids = Ids::Host(feed.tokens);
+        let reading = phase.run(state, &feed, ids, (positions, &mask), (&sampling, &[]), &[phase.logits]).await?;
+        let before = state.positions();
+        state.accept(mask, positions);
+        let logits = match phase.session.finish(reading).await {
+            Ok(mut outputs) => outputs.remove(0),
+            Err(e) => {
+                self.truncate(state, before);
+                return Err(e.into());
+            }
+        };
+        if logits.as_slice::<f32>().is_ok_and(|l| l.iter().any(|x| x.is_nan())) {
+            return Err(self.not_a_number(phase, state, before).await);
+        }
         let shape = [state.batch(), self.vocabulary];
         logits.reshaped(&shape).map_err(|e| DecoderError::Mismatch(format!("the logits: {e}")))
     }
@@ -169,16 +228,84 @@ impl Decoder {
         sampling: &Sampling,
         history: &[&[u32]],
     ) -> Result<Vec<Choice>, DecoderError> {
+        let pending = self.submit(state, feed, sampling, history).await?;
+        self.resolve(state, pending).await
+    }
+
+    /// Like [`Decoder::choose`], without waiting for the tokens. The sequence counts what was added from now on.
+    pub(super) async fn submit(
+        &self,
+        state: &mut State,
+        feed: Feed<'_>,
+        sampling: &Sampling,
+        history: &[&[u32]],
+    ) -> Result<Pending, DecoderError> {
         let (positions, mask) = self.begin(state, &feed)?;
+        let feed = self.embedded(state, feed).await?;
+        let first = self.first.is_some() && state.is_empty();
         let phase = self.phase(state);
-        let outputs = phase.run(state, &feed, positions, &mask, (sampling, history), &phase.choice).await?;
-        let (tokens, scores) = (outputs[0].to_i64_vec(), outputs[1].to_f32_vec());
-        let (Some(tokens), Some(scores)) = (tokens, scores) else {
+        let ids = Ids::Host(feed.tokens);
+        let reading = phase.run(state, &feed, ids, (positions, &mask), (sampling, history), &phase.choice).await?;
+        let before = state.positions();
+        state.accept(mask, positions);
+        Ok(Pending { reading, before, first })
+    }
+
+    /// Submits the step behind one whose token is still on the device, so that the device need not wait for the host between
+    /// two tokens. `None` where the tokens are on the host anyway, or have to be looked up there.
+    pub(super) async fn submit_behind(
+        &self,
+        state: &mut State,
+        pending: &Pending,
+        sampling: &Sampling,
+    ) -> Result<Option<Pending>, DecoderError> {
+        let token = pending.reading.held(0);
+        let (None, Some(device), None) = (&token.host, &token.device, self.embedding_width()) else { return Ok(None) };
+        let ids = device.reshaped(&[state.batch(), 1]);
+        let ids = ids.map_err(|e| DecoderError::Mismatch(format!("the chosen tokens: {e}")))?;
+        let phase = &self.next;
+        let mask = state.with(1, None);
+        let feed = Feed { tokens: None, embeddings: None, mask: None };
+        let ids = Ids::Device(Held { host: None, device: Some(ids) });
+        let reading = phase.run(state, &feed, ids, (1, &mask), (sampling, &[]), &phase.choice).await?;
+        let before = state.positions();
+        state.accept(mask, 1);
+        Ok(Some(Pending { reading, before, first: false }))
+    }
+
+    /// Waits for the tokens of a step. After an error the sequence is as it was before that step.
+    pub(super) async fn resolve(&self, state: &mut State, pending: Pending) -> Result<Vec<Choice>, DecoderError> {
+        let Pending { reading, before, first } = pending;
+        let phase = match &self.first {
+            Some(phase) if first => phase,
+            _ => &self.next,
+        };
+        let outputs = match phase.session.finish(reading).await {
+            Ok(outputs) => outputs,
+            Err(e) => {
+                self.truncate(state, before);
+                return Err(e.into());
+            }
+        };
+        let (Some(tokens), Some(scores)) = (outputs[0].to_i64_vec(), outputs[1].to_f32_vec()) else {
             return Err(DecoderError::Mismatch("the chosen tokens are not numbers".into()));
         };
-        self.end(phase, state, mask, positions, scores.iter().any(|s| s.is_nan())).await?;
+        if scores.iter().any(|s| s.is_nan()) {
+            return Err(self.not_a_number(phase, state, before).await);
+        }
         let choice = |(token, log_probability)| Choice { token: token as u32, log_probability };
         Ok(tokens.into_iter().zip(scores).map(choice).collect())
+    }
+
+    /// Takes back all positions behind the first `before`, and says where what is no number came from.
+    async fn not_a_number(&self, phase: &Phase, state: &mut State, before: usize) -> DecoderError {
+        let layer = self.first_broken_layer(phase, state).await;
+        let step = state.calls().saturating_sub(1);
+        self.truncate(state, before);
+        match layer {
+            Ok(layer) => DecoderError::NotANumber { step, layer },
+            Err(e) => e,
+        }
     }
 
     fn phase(&self, state: &State) -> &Phase {
@@ -188,28 +315,17 @@ impl Decoder {
         }
     }
 
+    /// Embeddings in the place of ids, where the graph wants these.
+    async fn embedded<'a>(&self, state: &State, mut feed: Feed<'a>) -> Result<Feed<'a>, DecoderError> {
+        if let (Some(embedder), Some(tokens), None) = (&self.embedder, feed.tokens, &feed.embeddings) {
+            feed.embeddings = Some(embedder.run(tokens, state.batch()).await?);
+        }
+        Ok(feed)
+    }
+
     fn begin(&self, state: &State, feed: &Feed<'_>) -> Result<(usize, Vec<Vec<bool>>), DecoderError> {
         let positions = self.check(state, feed)?;
         Ok((positions, state.with(positions, feed.mask)))
-    }
-
-    /// Counts what was added, or takes it back if it led to what is not a number.
-    async fn end(
-        &self,
-        phase: &Phase,
-        state: &mut State,
-        mask: Vec<Vec<bool>>,
-        positions: usize,
-        broken: bool,
-    ) -> Result<(), DecoderError> {
-        if broken {
-            let layer = self.first_broken_layer(phase, state).await?;
-            let step = state.calls();
-            state.undo(&self.caches, is_fixed);
-            return Err(DecoderError::NotANumber { step, layer });
-        }
-        state.accept(mask, positions);
-        Ok(())
     }
 
     /// Forgets all positions behind the first `positions`; what they are computed from stays.
@@ -244,18 +360,30 @@ impl Decoder {
         {
             return mismatch(format!("a mask of {} for {batch} x {positions} positions", mask.len()));
         }
+        let padded = feed.mask.is_some_and(|mask| mask.contains(&false));
+        if padded && !self.next.session.inputs().iter().any(|i| &*i.name == "attention_mask") {
+            return mismatch(
+                "this decoder has no attention_mask: padding would count; run such rows one by one".into(),
+            );
+        }
         if positions == 0 {
             return mismatch("no position is added".into());
         }
-        if let Some(&token) = feed.tokens.into_iter().flatten().find(|t| **t as usize >= self.vocabulary)
-            && feed.embeddings.is_none()
-        {
-            return Err(DecoderError::Token { token, vocabulary: self.vocabulary });
+        if let (Some(tokens), None) = (feed.tokens, &feed.embeddings) {
+            self.check_tokens(tokens)?;
         }
         if state.positions() + positions > state.limit() {
             return Err(DecoderError::Full { held: state.positions(), more: positions, limit: state.limit() });
         }
         Ok(positions)
+    }
+
+    fn check_tokens(&self, tokens: &[u32]) -> Result<(), DecoderError> {
+        let vocabulary = self.vocabulary;
+        match tokens.iter().find(|t| **t as usize >= vocabulary) {
+            Some(&token) => Err(DecoderError::Token { token, vocabulary }),
+            None => Ok(()),
+        }
     }
 
     /// The first layer whose keys or values are not numbers. Each layer's are computed from what the layer before gave.
@@ -294,18 +422,17 @@ impl Phase {
         &self,
         state: &mut State,
         feed: &Feed<'_>,
-        positions: usize,
-        mask: &[Vec<bool>],
+        ids: Ids<'_>,
+        (positions, mask): (usize, &[Vec<bool>]),
         (sampling, history): (&Sampling, &[&[u32]]),
         wanted: &[usize],
-    ) -> Result<Vec<Tensor>, DecoderError> {
-        let mut inputs = self.inputs(state, feed, positions, mask)?;
+    ) -> Result<Reading, DecoderError> {
+        let mut inputs = self.inputs(state, feed, ids, positions, mask)?;
         let bad = |e: TensorError| DecoderError::Mismatch(e.to_string());
         let (batch, step) = (state.batch(), state.calls() as u64);
-        inputs.push((PARAMS.into(), sampling.params(step, batch).map_err(bad)?));
-        inputs.push((HISTORY.into(), padded_history(history, batch).map_err(bad)?));
-        let inputs: Vec<(&str, Tensor)> = inputs.iter().map(|(n, t)| (n.as_str(), t.clone())).collect();
-        Ok(self.session.run_with_caches(&inputs, wanted, &self.ports, &mut state.caches).await?)
+        inputs.push((PARAMS.into(), Held::host(sampling.params(step, batch).map_err(bad)?)));
+        inputs.push((HISTORY.into(), Held::host(padded_history(history, batch).map_err(bad)?)));
+        Ok(self.session.run_with_caches(inputs, wanted, &self.ports, &mut state.caches).await?)
     }
 
     /// The graph's inputs, caches apart, for `positions` more positions; `mask` covers them and all before.
@@ -313,21 +440,28 @@ impl Phase {
         &self,
         state: &State,
         feed: &Feed<'_>,
+        mut ids: Ids<'_>,
         positions: usize,
         mask: &[Vec<bool>],
-    ) -> Result<Vec<(String, Tensor)>, DecoderError> {
+    ) -> Result<Vec<(String, Held)>, DecoderError> {
         let batch = state.batch();
         let mut list = Vec::new();
         for info in self.session.inputs() {
             let name = info.name.to_string();
             let integers = |values: Vec<i64>, shape: [usize; 2]| integers(&name, info.dtype, values, &shape);
             let tensor = match name.as_str() {
-                "input_ids" => {
-                    let tokens = feed
-                        .tokens
-                        .ok_or_else(|| DecoderError::Mismatch("this decoder takes token ids, not embeddings".into()))?;
-                    integers(tokens.iter().map(|&t| t as i64).collect(), [batch, positions])?
-                }
+                "input_ids" => match std::mem::replace(&mut ids, Ids::Host(None)) {
+                    Ids::Device(held) => {
+                        list.push((name, held));
+                        continue;
+                    }
+                    Ids::Host(Some(tokens)) => {
+                        integers(tokens.iter().map(|&t| t as i64).collect(), [batch, positions])?
+                    }
+                    Ids::Host(None) => {
+                        return Err(DecoderError::Mismatch("this decoder takes token ids, not embeddings".into()));
+                    }
+                },
                 "inputs_embeds" => feed
                     .embeddings
                     .clone()
@@ -346,7 +480,7 @@ impl Phase {
                     }
                 },
             };
-            list.push((name, tensor));
+            list.push((name, Held::host(tensor)));
         }
         Ok(list)
     }

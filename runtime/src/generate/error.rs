@@ -1,5 +1,6 @@
 //! Why a decoder cannot be made or cannot go on.
 
+use super::beam::BeamError;
 use crate::error::RunError;
 
 /// Why a decoder cannot be made or cannot go on.
@@ -49,6 +50,9 @@ pub enum DecoderError {
         /// The layer, or what is behind the last.
         layer: String,
     },
+    /// Settings of a beam search, or scores that it cannot compare.
+    #[error(transparent)]
+    Beams(#[from] BeamError),
     /// The graph could not run.
     #[error(transparent)]
     Run(#[from] RunError),
@@ -64,6 +68,7 @@ impl DecoderError {
             DecoderError::Full { .. } => "context_full",
             DecoderError::Mismatch(_) => "decoder_mismatch",
             DecoderError::NotANumber { .. } => "not_a_number",
+            DecoderError::Beams(e) => e.kind(),
             DecoderError::Run(e) => e.kind(),
         }
     }

@@ -1,6 +1,6 @@
 //! The loop: a prompt, then one token after another, until the model or the caller has had enough.
 
-use super::decoder::{Choice, Decoder, Feed};
+use super::decoder::{Choice, Decoder, Feed, Pending};
 use super::error::DecoderError;
 use super::sampling::Sampling;
 use super::state::State;
@@ -46,8 +46,8 @@ pub struct Generation<'d> {
     /// Tokens before and since, for a repetition penalty.
     history: Vec<u32>,
     made: usize,
-    /// Chosen, and not yet given out.
-    next: Option<Choice>,
+    /// The step that is under way.
+    pending: Option<Pending>,
     finish: Option<Finish>,
 }
 
@@ -57,16 +57,18 @@ pub struct Prompt {
     pub tokens: Vec<u32>,
     /// Embeddings f32 [1, tokens, width].
     pub embeddings: Option<Tensor>,
+    /// Ids that the sequence holds already. They are not read again; a repetition penalty counts them.
+    pub before: Vec<u32>,
 }
 
 impl From<Vec<u32>> for Prompt {
     fn from(tokens: Vec<u32>) -> Self {
-        Prompt { tokens, embeddings: None }
+        Prompt { tokens, embeddings: None, before: vec![] }
     }
 }
 
 impl<'d> Generation<'d> {
-    /// Reads the prompt into `state` (of one row), and chooses the first token.
+    /// Reads the prompt into `state` (of one row).
     pub async fn begin(
         decoder: &'d Decoder,
         mut state: State,
@@ -76,10 +78,10 @@ impl<'d> Generation<'d> {
         options.sampling.validate().map_err(|e| DecoderError::Mismatch(e.to_string()))?;
         state.reserve(state.positions() + prompt.tokens.len() + options.max_new_tokens);
         let feed = Feed { tokens: Some(&prompt.tokens), embeddings: prompt.embeddings, mask: None };
-        let history = prompt.tokens.clone();
+        let history = [prompt.before, prompt.tokens.clone()].concat();
         let seen: &[&[u32]] = if options.sampling.needs_history() { &[&history] } else { &[] };
-        let first = decoder.choose(&mut state, feed, &options.sampling, seen).await?;
-        Ok(Generation { decoder, state, history, made: 0, next: first.first().copied(), finish: None, options })
+        let pending = Some(decoder.submit(&mut state, feed, &options.sampling, seen).await?);
+        Ok(Generation { decoder, state, history, made: 0, pending, finish: None, options })
     }
 
     /// The next token, or `None` once the text has ended.
@@ -91,24 +93,35 @@ impl<'d> Generation<'d> {
             self.finish = Some(Finish::Length);
             return Ok(None);
         }
-        let choice = match self.next.take() {
-            Some(choice) => choice,
+        let sampling = self.options.sampling;
+        let pending = match self.pending.take() {
+            Some(pending) => pending,
             None => {
                 if self.state.positions() >= self.state.limit() {
                     self.finish = Some(Finish::Context);
                     return Ok(None);
                 }
                 let last = [*self.history.last().unwrap_or(&0)];
-                let seen: &[&[u32]] = if self.options.sampling.needs_history() { &[&self.history] } else { &[] };
-                let feed = Feed::tokens(&last);
-                let choices = self.decoder.choose(&mut self.state, feed, &self.options.sampling, seen).await?;
-                choices[0]
+                let seen: &[&[u32]] = if sampling.needs_history() { &[&self.history] } else { &[] };
+                self.decoder.submit(&mut self.state, Feed::tokens(&last), &sampling, seen).await?
             }
         };
+        // On a GPU the next step is on its way before this one's token is back. A penalty has to see the token first.
+        let more = self.made + 1 < self.options.max_new_tokens && self.state.positions() < self.state.limit();
+        let reached = self.state.positions();
+        let ahead = match more && !sampling.needs_history() {
+            // What fails ahead of time is tried, and told, in its own turn.
+            true => self.decoder.submit_behind(&mut self.state, &pending, &sampling).await.unwrap_or(None),
+            false => None,
+        };
+        let choice = self.decoder.resolve(&mut self.state, pending).await?[0];
         if self.options.end.contains(&choice.token) {
+            // The step behind the end is taken back.
+            self.decoder.truncate(&mut self.state, reached);
             self.finish = Some(Finish::End);
             return Ok(None);
         }
+        self.pending = ahead;
         self.history.push(choice.token);
         self.made += 1;
         Ok(Some(choice))

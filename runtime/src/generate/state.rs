@@ -85,11 +85,6 @@ impl State {
         self.calls += 1;
     }
 
-    /// Takes back what the last call added to the caches.
-    pub(super) fn undo(&mut self, names: &[String], fixed: impl Fn(&str) -> bool) {
-        self.truncate(self.positions, names, fixed);
-    }
-
     pub(super) fn truncate(&mut self, positions: usize, names: &[String], fixed: impl Fn(&str) -> bool) {
         self.positions = self.positions.min(positions);
         self.mask.iter_mut().for_each(|row| row.truncate(positions));

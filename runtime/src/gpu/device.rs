@@ -49,9 +49,9 @@ impl DeviceError {
     /// A stable word for programs.
     pub fn kind(&self) -> &'static str {
         match self {
-            DeviceError::NoAdapter { .. } => "no-adapter",
-            DeviceError::Refused { .. } => "device-refused",
-            DeviceError::TooSmall { .. } => "device-too-small",
+            DeviceError::NoAdapter { .. } => "no_adapter",
+            DeviceError::Refused { .. } => "device_refused",
+            DeviceError::TooSmall { .. } => "device_too_small",
         }
     }
 }
@@ -364,7 +364,7 @@ mod tests {
     fn an_unknown_adapter_is_an_error_that_lists_the_others() {
         let options = GpuOptions { adapter: Some("no such adapter".into()), ..Default::default() };
         let error = pollster::block_on(Gpu::new(&options)).unwrap_err();
-        assert_eq!(error.kind(), "no-adapter");
+        assert_eq!(error.kind(), "no_adapter");
     }
 
     #[test]

@@ -28,6 +28,7 @@ pub use device::{AdapterReport, Caps, DeviceError, Gpu, GpuOptions};
 pub use pipeline::PipelineKey;
 pub use pool::PoolStats;
 pub use tensor::GpuTensor;
+pub(crate) use tensor::Readback;
 
 #[cfg(test)]
 pub(crate) mod testing;

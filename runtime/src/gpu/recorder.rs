@@ -129,17 +129,16 @@ impl Recorder {
         self.groups.clear();
     }
 
-    /// Hands everything recorded to the device.
-    pub(crate) fn submit(&mut self, queue: &wgpu::Queue) {
+    /// Hands everything recorded to the device. Returns what to wait for, if anything was recorded.
+    pub(crate) fn submit(&mut self, queue: &wgpu::Queue) -> Option<wgpu::SubmissionIndex> {
         self.pass = None;
-        if let Some(encoder) = self.encoder.take() {
-            if !self.params.is_empty() {
-                queue.write_buffer(&self.params_buffer, 0, &self.params);
-                self.params.clear();
-            }
-            queue.submit([encoder.finish()]);
-        }
         self.dispatches = 0;
+        let encoder = self.encoder.take()?;
+        if !self.params.is_empty() {
+            queue.write_buffer(&self.params_buffer, 0, &self.params);
+            self.params.clear();
+        }
+        Some(queue.submit([encoder.finish()]))
     }
 }
 

@@ -163,7 +163,7 @@ impl Gpu {
     }
 
     /// Submits what was recorded, and behind it copies into buffers that the host can map; none for an empty tensor.
-    fn stage(&self, tensors: &[GpuTensor]) -> Vec<Option<wgpu::Buffer>> {
+    fn stage(&self, tensors: &[GpuTensor]) -> (Vec<Option<wgpu::Buffer>>, Option<wgpu::SubmissionIndex>) {
         let mut staging = Vec::with_capacity(tensors.len());
         let mut recorder = lock(&self.shared.recorder);
         for tensor in tensors {
@@ -178,14 +178,19 @@ impl Gpu {
             recorder.copy(&self.shared.device, &tensor.buffer.buffer, &copy, size);
             staging.push(Some(copy));
         }
-        recorder.submit(&self.shared.queue);
-        staging
+        (staging, recorder.submit(&self.shared.queue))
     }
 
     /// Copies several tensors back in one wait.
     pub async fn download_all(&self, tensors: &[GpuTensor]) -> Result<Vec<Tensor>, KernelError> {
+        self.finish_read(self.begin_read(tensors.to_vec())?).await
+    }
+
+    /// Submits what was recorded, and a copy of `tensors` as they are then. More may be recorded before
+    /// [`Gpu::finish_read`] waits for them.
+    pub(crate) fn begin_read(&self, tensors: Vec<GpuTensor>) -> Result<Readback, KernelError> {
         self.check()?;
-        let staging = self.stage(tensors);
+        let (staging, submission) = self.stage(&tensors);
         let mut waits = Vec::new();
         for copy in staging.iter().flatten() {
             let (send, receive) = futures_channel::oneshot::channel();
@@ -195,20 +200,34 @@ impl Gpu {
             });
             waits.push(receive);
         }
+        Ok(Readback { tensors, staging, waits, submission })
+    }
+
+    /// Waits for what [`Gpu::begin_read`] asked for, and for nothing that was submitted later.
+    pub(crate) async fn finish_read(&self, read: Readback) -> Result<Vec<Tensor>, KernelError> {
         // Natively callbacks run inside poll; in browsers this does nothing and the event loop runs them.
-        if let Err(e) = self.shared.device.poll(wgpu::PollType::wait_indefinitely()) {
+        let wait = wgpu::PollType::Wait { submission_index: read.submission, timeout: None };
+        if let Err(e) = self.shared.device.poll(wait) {
             self.check()?;
             return Err(KernelError::Device(e.to_string()));
         }
-        for wait in waits {
+        for wait in read.waits {
             if !matches!(wait.await, Ok(Ok(()))) {
                 self.check()?;
                 return Err(KernelError::Device("a result could not be read back".into()));
             }
         }
         self.check()?;
-        tensors.iter().zip(&staging).map(|(tensor, copy)| read_back(tensor, copy.as_ref())).collect()
+        read.tensors.iter().zip(&read.staging).map(|(tensor, copy)| read_back(tensor, copy.as_ref())).collect()
     }
+}
+
+/// Tensors on their way back to the host.
+pub(crate) struct Readback {
+    tensors: Vec<GpuTensor>,
+    staging: Vec<Option<wgpu::Buffer>>,
+    waits: Vec<futures_channel::oneshot::Receiver<Result<(), wgpu::BufferAsyncError>>>,
+    submission: Option<wgpu::SubmissionIndex>,
 }
 
 /// The host's form of what lies in a mapped buffer.

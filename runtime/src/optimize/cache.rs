@@ -168,3 +168,90 @@ fn depends(graph: &Graph, values: &[Option<ValueId>], nodes: &[NodeId]) -> bool 
     }
     false
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::{Fact, MatMul, infer_graph};
+    use crate::optimize::optimize;
+    use crate::tensor::DType;
+    use crate::{Session, SessionOptions};
+
+    /// Attention of 4 query heads over 2 heads of keys that are joined with a past and repeated, as exporters write it. The
+    /// mask is a window of a table, placed by the joined keys' own length.
+    fn exported() -> Graph {
+        let mut g = Graph::new();
+        let (b, s, p) = (Dim::symbol("b"), Dim::symbol("s"), Dim::symbol("p"));
+        let heads =
+            |n: usize, rows: &Dim| Fact::new(DType::F32, vec![b.clone(), n.into(), rows.clone(), 3usize.into()]);
+        let q = g.add_input("q", heads(4, &s));
+        let (k, v) = (g.add_input("k", heads(2, &s)), g.add_input("v", heads(2, &s)));
+        let (pk, pv) = (g.add_input("pk", heads(2, &p)), g.add_input("pv", heads(2, &p)));
+        let k = g.apply("join_k", Op::Concat { axis: 2 }, &[Some(pk), Some(k)]);
+        let v = g.apply("join_v", Op::Concat { axis: -2 }, &[Some(pv), Some(v)]);
+        let repeat = |g: &mut Graph, name: &str, x: ValueId| {
+            let five = g.apply(&format!("{name}/unsqueeze"), Op::Unsqueeze { axes: Some(vec![2]) }, &[Some(x)]);
+            let ones = g.add_constant(format!("{name}/times"), Tensor::vector(&[1i64, 1, 2, 1, 1]));
+            let many = g.apply(&format!("{name}/expand"), Op::Expand, &[Some(five), Some(ones)]);
+            let target = g.add_constant(format!("{name}/target"), Tensor::vector(&[0i64, 4, -1, 3]));
+            g.apply(&format!("{name}/reshape"), Op::Reshape { allow_zero: false }, &[Some(many), Some(target)])
+        };
+        let (rk, rv) = (repeat(&mut g, "rk", k), repeat(&mut g, "rv", v));
+        let length = |g: &mut Graph, name: &str, of| g.apply(name, Op::Shape { start: 2, end: Some(3) }, &[Some(of)]);
+        let (total, fresh) = (length(&mut g, "total", k), length(&mut g, "fresh", q));
+        let first = g.apply("first", Op::Binary(Binary::Sub), &[Some(total), Some(fresh)]);
+        let table: Vec<f32> = (0..256).map(|i| if i % 16 <= i / 16 { 0.0 } else { f32::MIN }).collect();
+        let table = g.add_constant("table", Tensor::from_slice(&[1, 1, 16, 16], &table).unwrap());
+        let at = |g: &mut Graph, v: i64| Some(g.add_constant(format!("at{v}"), Tensor::vector(&[v])));
+        let (rows, columns, zero) = (at(&mut g, 2), at(&mut g, 3), at(&mut g, 0));
+        let mask = g.apply("mask/rows", Op::Slice, &[Some(table), Some(first), Some(total), rows]);
+        let mask = g.apply("mask", Op::Slice, &[Some(mask), zero, Some(total), columns]);
+        let kt = g.apply("kt", Op::Transpose { perm: Some(vec![0, 1, 3, 2]) }, &[Some(rk)]);
+        let scores = g.apply("scores", Op::MatMul(MatMul::default()), &[Some(q), Some(kt)]);
+        let masked = g.apply("masked", Op::Binary(Binary::Add), &[Some(scores), Some(mask)]);
+        let weights = g.apply("weights", Op::Softmax { axis: -1, zero_masked_rows: false }, &[Some(masked)]);
+        let y = g.apply("y", Op::MatMul(MatMul::default()), &[Some(weights), Some(rv)]);
+        for (name, value) in [("y", y), ("present.k", k), ("present.v", v)] {
+            g.add_output(name, value);
+        }
+        infer_graph(&mut g).unwrap();
+        g
+    }
+
+    #[test]
+    fn joining_and_repeating_become_parts_of_the_attention() {
+        let before = exported();
+        let mut after = before.clone();
+        optimize(&mut after).unwrap();
+        let attention = after.nodes().find_map(|(_, n)| match n.op {
+            Op::Attention(a) => Some((a, n.inputs.clone(), n.outputs.clone())),
+            _ => None,
+        });
+        let (op, inputs, outputs) = attention.expect("an attention");
+        assert_eq!((op.heads, op.kv_heads), (4, 2));
+        assert_eq!(inputs[5..], [Some(after.inputs[3]), Some(after.inputs[4])]);
+        assert_eq!(outputs[1..], [Some(after.outputs[1]), Some(after.outputs[2])]);
+        assert!(after.nodes().all(|(_, n)| !matches!(n.op, Op::Expand)));
+        let run = |g: Graph, past: usize, fresh: usize| {
+            let of = |heads: usize, rows: usize, seed: usize| {
+                let n = 2 * heads * rows * 3;
+                let values: Vec<f32> = (0..n).map(|i| ((i * 7 + seed) as f32 * 0.61).sin()).collect();
+                Tensor::from_slice(&[2, heads, rows, 3], &values).unwrap()
+            };
+            let inputs = [
+                ("q", of(4, fresh, 1)),
+                ("k", of(2, fresh, 2)),
+                ("v", of(2, fresh, 3)),
+                ("pk", of(2, past, 4)),
+                ("pv", of(2, past, 5)),
+            ];
+            let outputs = Session::new(g, SessionOptions::default()).run(&inputs).unwrap();
+            outputs.into_iter().map(|(_, t)| t.to_f32_vec().unwrap()).collect::<Vec<_>>()
+        };
+        for (past, fresh) in [(0, 4), (5, 1), (6, 3)] {
+            let (a, b) = (run(before.clone(), past, fresh), run(after.clone(), past, fresh));
+            assert_eq!(a[1..], b[1..], "what is kept is the same");
+            assert!(a[0].iter().zip(&b[0]).all(|(x, y)| (x - y).abs() < 1e-5), "{past} {fresh}");
+        }
+    }
+}

@@ -224,3 +224,81 @@ fn split_heads(graph: &Graph, value: ValueId, heads: usize) -> Option<(ValueId, 
     let target = reshape.inputs.get(1).copied().flatten().filter(|t| graph.constant(*t).is_some())?;
     Some((x, heads, target))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::{Fact, infer_graph};
+    use crate::optimize::optimize;
+    use crate::tensor::DType;
+    use crate::{Session, SessionOptions};
+
+    const SIZE: usize = 8;
+
+    /// `x * cos + rotate_half(x) * sin` of heads split from [b, s, 2 * 8], the angles [b, s, 4] doubled; `halves` are where the
+    /// two slices begin and end.
+    fn exported(halves: [[i64; 2]; 2]) -> Graph {
+        let mut g = Graph::new();
+        let (b, s) = (Dim::symbol("b"), Dim::symbol("s"));
+        let x = g.add_input("x", Fact::new(DType::F32, vec![b.clone(), s.clone(), Dim::from(2 * SIZE)]));
+        let angles = g.add_input("angles", Fact::new(DType::F32, vec![b, s, Dim::from(SIZE / 2)]));
+        let target = g.add_constant("target", Tensor::vector(&[0i64, 0, 2, SIZE as i64]));
+        let split = g.apply("split", Op::Reshape { allow_zero: false }, &[Some(x), Some(target)]);
+        let heads = g.apply("heads", Op::Transpose { perm: Some(vec![0, 2, 1, 3]) }, &[Some(split)]);
+        let whole = g.apply("whole", Op::Concat { axis: -1 }, &[Some(angles), Some(angles)]);
+        let table = |g: &mut Graph, name: &str, op| {
+            let v = g.apply(name, Op::Unary(op), &[Some(whole)]);
+            g.apply(&format!("{name}/rows"), Op::Unsqueeze { axes: Some(vec![1]) }, &[Some(v)])
+        };
+        let (cos, sin) = (table(&mut g, "cos", Unary::Cos), table(&mut g, "sin", Unary::Sin));
+        let axis = g.add_constant("axis", Tensor::vector(&[3i64]));
+        let part = |g: &mut Graph, name: &str, [start, end]: [i64; 2]| {
+            let start = g.add_constant(format!("{name}/start"), Tensor::vector(&[start]));
+            let end = g.add_constant(format!("{name}/end"), Tensor::vector(&[end]));
+            g.apply(name, Op::Slice, &[Some(heads), Some(start), Some(end), Some(axis)])
+        };
+        let (high, low) = (part(&mut g, "high", halves[0]), part(&mut g, "low", halves[1]));
+        let negated = g.apply("negated", Op::Unary(Unary::Neg), &[Some(high)]);
+        let rotated = g.apply("rotated", Op::Concat { axis: -1 }, &[Some(negated), Some(low)]);
+        let a = g.apply("a", Op::Binary(Binary::Mul), &[Some(heads), Some(cos)]);
+        let b = g.apply("b", Op::Binary(Binary::Mul), &[Some(rotated), Some(sin)]);
+        let y = g.apply("y", Op::Binary(Binary::Add), &[Some(a), Some(b)]);
+        g.add_output("y", y);
+        infer_graph(&mut g).unwrap();
+        g
+    }
+
+    fn run(g: Graph, batch: usize) -> Vec<f32> {
+        let floats = |shape: &[usize]| {
+            let n: usize = shape.iter().product();
+            Tensor::from_slice(shape, &(0..n).map(|i| (i as f32 * 0.37).sin() * 3.0).collect::<Vec<_>>()).unwrap()
+        };
+        let inputs = [("x", floats(&[batch, 5, 2 * SIZE])), ("angles", floats(&[batch, 5, SIZE / 2]))];
+        Session::new(g, SessionOptions::default()).run(&inputs).unwrap()[0].1.to_f32_vec().unwrap()
+    }
+
+    #[test]
+    fn the_exporter_s_form_becomes_one_operator() {
+        for end in [SIZE as i64, i64::MAX] {
+            let before = exported([[4, end], [0, 4]]);
+            let mut after = before.clone();
+            optimize(&mut after).unwrap();
+            let names: Vec<_> = after.nodes().map(|(_, n)| n.op.name()).collect();
+            assert_eq!(names.iter().filter(|n| **n == "RotaryEmbedding").count(), 1, "{names:?}");
+            assert!(!names.contains(&"Neg"), "{names:?}");
+            for batch in [1, 3] {
+                assert_eq!(run(before.clone(), batch), run(after.clone(), batch));
+            }
+        }
+    }
+
+    #[test]
+    fn other_slices_are_left_alone() {
+        // The halves in the wrong order, and parts that are not halves.
+        for halves in [[[0, 4], [4, 8]], [[2, 8], [0, 2]]] {
+            let mut g = exported(halves);
+            optimize(&mut g).unwrap();
+            assert!(g.nodes().all(|(_, n)| !matches!(n.op, Op::RotaryEmbedding(_))));
+        }
+    }
+}

@@ -1,7 +1,7 @@
 //! The GPU backend as the executor sees it, or a stand-in that cannot exist when the feature `gpu` is off.
 
 #[cfg(feature = "gpu")]
-pub(crate) use crate::gpu::{Gpu, GpuTensor};
+pub(crate) use crate::gpu::{Gpu, GpuTensor, Readback};
 
 #[cfg(feature = "gpu")]
 impl super::Placement for Gpu {
@@ -13,7 +13,7 @@ impl super::Placement for Gpu {
 }
 
 #[cfg(not(feature = "gpu"))]
-pub(crate) use none::{Gpu, GpuTensor};
+pub(crate) use none::{Gpu, GpuTensor, Readback};
 
 #[cfg(not(feature = "gpu"))]
 mod none {
@@ -28,12 +28,14 @@ mod none {
     #[derive(Clone)]
     pub(crate) struct GpuTensor(());
 
+    pub(crate) struct Readback(());
+
     fn absent<T>() -> Result<T, KernelError> {
         Err(KernelError::Device("this build has no GPU backend".into()))
     }
 
     impl Gpu {
-        pub(crate) async fn download(&self, _: &GpuTensor) -> Result<Tensor, KernelError> {
+        pub(crate) async fn download_all(&self, _: &[GpuTensor]) -> Result<Vec<Tensor>, KernelError> {
             absent()
         }
         pub(crate) fn upload(&self, _: TensorView<'_>) -> Result<GpuTensor, KernelError> {
@@ -54,6 +56,12 @@ mod none {
             _: usize,
             _: &GpuTensor,
         ) -> Result<(), KernelError> {
+            absent()
+        }
+        pub(crate) fn begin_read(&self, _: Vec<GpuTensor>) -> Result<Readback, KernelError> {
+            absent()
+        }
+        pub(crate) async fn finish_read(&self, _: Readback) -> Result<Vec<Tensor>, KernelError> {
             absent()
         }
         pub(crate) fn record_move(&self, _: &GpuTensor, _: &GpuTensor, _: usize) -> Result<(), KernelError> {

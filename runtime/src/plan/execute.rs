@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 
 use super::cache::{Cache, Caches, Ports};
-use super::device::{Gpu, GpuTensor};
+use super::device::{Gpu, GpuTensor, Readback};
 use super::{Concrete, Place, Plan, Step, concrete, kernel_error, run_on_cpu, tensor_of_fact};
 use crate::cpu::Cpu;
 use crate::cpu::attention::{self, Growing};
@@ -62,7 +62,7 @@ pub(crate) async fn execute(
     inputs: HashMap<ValueId, Held>,
     wanted: &[usize],
     caches: Option<(&Ports, &mut Caches)>,
-) -> Result<Vec<Tensor>, RunError> {
+) -> Result<Vec<Held>, RunError> {
     let values = vec![Held::default(); resources.graph.value_count()];
     let mut run = Run { r: resources, plan, values, caches };
     for (id, held) in inputs {
@@ -83,27 +83,45 @@ pub(crate) async fn execute(
             run.values[id.0 as usize] = Held::default();
         }
     }
-    let outputs = run.outputs(wanted).await?;
+    let outputs = run.outputs(wanted);
     run.keep_caches()?;
     Ok(outputs)
 }
 
 impl Run<'_> {
-    /// The value on the host, copied from the device if it lies there only.
-    async fn on_host(&mut self, id: ValueId) -> Result<Tensor, KernelError> {
+    /// Copies those of the values that lie on the device only to the host, in one wait.
+    async fn fetch(&mut self, ids: impl Iterator<Item = ValueId>) -> Result<(), KernelError> {
+        let Some(gpu) = self.r.gpu else { return Ok(()) };
+        let (mut missing, mut tensors) = (Vec::new(), Vec::new());
+        for id in ids {
+            let held = &self.values[id.0 as usize];
+            if let (None, Some(device)) = (&held.host, &held.device)
+                // What the plan knows may lie on the device as well, for a kernel there.
+                && !self.plan.known.contains_key(&id)
+                && !missing.contains(&id)
+            {
+                missing.push(id);
+                tensors.push(device.clone());
+            }
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        for (id, tensor) in missing.into_iter().zip(gpu.download_all(&tensors).await?) {
+            self.values[id.0 as usize].host = Some(tensor);
+        }
+        Ok(())
+    }
+
+    /// The value on the host, where it was made or [`Run::fetch`] has brought it.
+    fn on_host(&self, id: ValueId) -> Result<Tensor, KernelError> {
         if let Some(tensor) = self.r.graph.constant(id).or_else(|| self.plan.known.get(&id)) {
             return Ok(tensor.clone());
         }
-        let held = &self.values[id.0 as usize];
-        if let Some(tensor) = &held.host {
-            return Ok(tensor.clone());
-        }
-        let (Some(gpu), Some(device)) = (self.r.gpu, held.device.clone()) else {
-            return Err(KernelError::Invalid(format!("{} was not computed", self.r.graph.value(id).name)));
-        };
-        let tensor = gpu.download(&device).await?;
-        self.values[id.0 as usize].host = Some(tensor.clone());
-        Ok(tensor)
+        self.values[id.0 as usize]
+            .host
+            .clone()
+            .ok_or_else(|| KernelError::Invalid(format!("{} was not computed", self.r.graph.value(id).name)))
     }
 
     /// The value on the device, uploaded if it lies on the host only.
@@ -135,10 +153,11 @@ impl Run<'_> {
         node: &Node,
         inputs: &[Option<ValueId>],
     ) -> Result<Vec<Option<(ValueId, Tensor)>>, RunError> {
+        self.fetch(inputs.iter().flatten().copied()).await.map_err(|e| kernel_error(node, e))?;
         let mut tensors = Vec::with_capacity(inputs.len());
         for input in inputs {
             tensors.push(match input {
-                Some(id) => Some((*id, self.on_host(*id).await.map_err(|e| kernel_error(node, e))?)),
+                Some(id) => Some((*id, self.on_host(*id).map_err(|e| kernel_error(node, e))?)),
                 None => None,
             });
         }
@@ -337,18 +356,51 @@ impl Run<'_> {
         Ok(())
     }
 
-    async fn outputs(&mut self, wanted: &[usize]) -> Result<Vec<Tensor>, RunError> {
-        let ids: Vec<ValueId> = wanted.iter().map(|&i| self.r.graph.outputs[i]).collect();
-        let mut results = Vec::with_capacity(ids.len());
-        for id in ids {
-            let tensor = self.on_host(id).await.map_err(|source| RunError::Kernel {
-                node: self.r.graph.value(id).name.to_string(),
-                op: "output",
-                source,
-            })?;
-            results.push(tensor);
+    fn outputs(&self, wanted: &[usize]) -> Vec<Held> {
+        let held = |id: ValueId| match self.r.graph.constant(id).or_else(|| self.plan.known.get(&id)) {
+            Some(tensor) => Held::host(tensor.clone()),
+            None => self.values[id.0 as usize].clone(),
+        };
+        wanted.iter().map(|&i| held(self.r.graph.outputs[i])).collect()
+    }
+}
+
+/// Outputs on their way to the host.
+pub(crate) struct Reading {
+    held: Vec<Held>,
+    /// Those that lie on the device only.
+    missing: Vec<usize>,
+    read: Option<Readback>,
+}
+
+impl Reading {
+    /// Asks the device for what lies there only, without waiting.
+    pub(crate) fn begin(gpu: Option<&Gpu>, held: Vec<Held>) -> Result<Reading, KernelError> {
+        let device = |h: &Held| if h.host.is_none() { h.device.clone() } else { None };
+        let (missing, tensors): (Vec<usize>, Vec<GpuTensor>) =
+            held.iter().enumerate().filter_map(|(i, h)| Some((i, device(h)?))).unzip();
+        let read = match gpu {
+            Some(gpu) if !tensors.is_empty() => Some(gpu.begin_read(tensors)?),
+            _ => None,
+        };
+        Ok(Reading { held, missing, read })
+    }
+
+    /// An output as it lies, on the device or on the host.
+    pub(crate) fn held(&self, i: usize) -> &Held {
+        &self.held[i]
+    }
+
+    /// All of them, once they are here.
+    pub(crate) async fn finish(self, gpu: Option<&Gpu>) -> Result<Vec<Tensor>, KernelError> {
+        let Reading { mut held, missing, read } = self;
+        if let (Some(gpu), Some(read)) = (gpu, read) {
+            for (i, tensor) in missing.into_iter().zip(gpu.finish_read(read).await?) {
+                held[i].host = Some(tensor);
+            }
         }
-        Ok(results)
+        let absent = || KernelError::Invalid("an output was not computed".into());
+        held.into_iter().map(|h| h.host.ok_or_else(absent)).collect()
     }
 }
 

@@ -17,7 +17,7 @@ use crate::tensor::{BufferPool, DType, Tensor, TensorView, TensorViewMut, elemen
 
 pub(crate) use cache::{Caches, Ports};
 pub(crate) use device::Gpu;
-pub(crate) use execute::{Held, Resources, Uploaded, execute};
+pub(crate) use execute::{Held, Reading, Resources, Uploaded, execute};
 
 /// Where a step runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -205,10 +205,12 @@ pub(crate) fn kernel_error(node: &Node, source: KernelError) -> RunError {
 }
 
 impl Plan {
-    /// Plans `graph` for inputs of these shapes. `gpu` says what a GPU takes; without it all runs on the CPU.
+    /// Plans `graph` for inputs of these shapes, of which those in `there` lie on the GPU already. `gpu` says what a GPU takes;
+    /// without it all runs on the CPU.
     pub(crate) fn new(
         graph: &Graph,
         inputs: &HashMap<ValueId, Concrete>,
+        there: &[ValueId],
         cpu: &Cpu,
         pool: &BufferPool,
         gpu: Option<&dyn Placement>,
@@ -225,8 +227,11 @@ impl Plan {
             }
         }
         let mut steps = Vec::new();
-        // Values that a GPU step made and that lie there.
+        // Values that lie on the GPU, because they came from there or a step there made them.
         let mut on_device = vec![false; count];
+        for id in there {
+            on_device[id.0 as usize] = true;
+        }
         for (id, node) in graph.nodes() {
             let facts = planner.infer_node(node)?;
             let all_fixed = node.inputs.iter().flatten().all(|i| planner.fixed[i.0 as usize]);

@@ -243,6 +243,8 @@ pub struct PreprocessorConfig {
     pub image_std: Option<Vec<f64>>,
     /// Whether the picture is cut into tiles.
     pub do_image_splitting: Option<bool>,
+    /// Side of a tile, as its longest edge.
+    pub max_image_size: Option<SizeSpec>,
     /// Whether pictures are padded to a common size.
     pub do_pad: Option<bool>,
     /// Whether the graph wants blue first.

@@ -4,7 +4,10 @@
 //! text, `config.json` how long a text can be, `tokenizer.json` what tokens mean, a chat template how a conversation is
 //! written down.
 
+pub mod answerer;
 pub mod captioner;
+mod eyes;
+mod image_prompt;
 pub mod stream;
 pub mod text_generator;
 
@@ -13,6 +16,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use tokenizers::Tokenizer;
 
+pub use answerer::{Answerer, Work};
 pub use captioner::Captioner;
 pub use stream::{TextStream, Usage};
 pub use text_generator::TextGenerator;
@@ -21,11 +25,12 @@ use super::config::ConfigError;
 use super::image::ImageError;
 use super::text::TextError;
 use crate::error::RunError;
-#[cfg(feature = "chat")]
-use crate::generate::ChatError;
 use crate::generate::{
-    Decoder, DecoderError, DetokenizeError, GenerateOptions, GenerationConfig, Sampling, SamplingError, StopError,
+    BeamGeneration, BeamOptions, Decoder, DecoderError, DetokenizeError, GenerateOptions, Generation, GenerationConfig,
+    Prompt, Sampling, SamplingError, State, StopError,
 };
+#[cfg(feature = "chat")]
+use crate::generate::{ChatError, ChatFiles, ChatTemplate};
 
 /// Why a text could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +61,20 @@ pub enum WritingError {
     /// The picture.
     #[error(transparent)]
     Image(#[from] ImageError),
+    /// The question has the text that stands for a picture: where the picture belongs would be a guess.
+    #[error("the question contains {token}, which stands for the picture; leave it out")]
+    ImageToken {
+        /// The text.
+        token: String,
+    },
+    /// Beams compare whole texts, a draw follows one.
+    #[error("{beams} beams and a temperature of {temperature} exclude each other; leave one out")]
+    BeamsAndTemperature {
+        /// Beams asked for.
+        beams: usize,
+        /// Temperature asked for.
+        temperature: f32,
+    },
     /// The image encoder.
     #[error("the image encoder failed: {0}")]
     Encoder(#[from] RunError),
@@ -77,6 +96,8 @@ impl WritingError {
             #[cfg(feature = "chat")]
             Self::Chat(e) => e.kind(),
             Self::Image(e) => e.kind(),
+            Self::ImageToken { .. } => "question_image_token",
+            Self::BeamsAndTemperature { .. } => "beams_and_temperature",
             Self::Encoder(e) => e.kind(),
             Self::Incomplete(_) => "model_incomplete",
         }
@@ -111,6 +132,26 @@ pub struct WritingOptions {
     pub max_new_tokens: Option<usize>,
     /// Texts that end the text; they are not part of it.
     pub stop: Vec<String>,
+    /// Texts that beam search follows at once; 1 takes one token after the other. A text found by more comes whole, at its end.
+    pub beams: Option<usize>,
+    /// See [`BeamOptions::length_penalty`].
+    pub length_penalty: Option<f32>,
+}
+
+/// The folder's chat template, if it has one.
+#[cfg(feature = "chat")]
+fn chat_template(files: &WritingFiles<'_>) -> Result<Option<ChatTemplate>, WritingError> {
+    let files = ChatFiles {
+        jinja: files.chat_template,
+        json: None,
+        tokenizer_config: files.tokenizer_config,
+        special_tokens: files.special_tokens,
+    };
+    match ChatTemplate::from_files(&files, None) {
+        Ok(template) => Ok(Some(template)),
+        Err(ChatError::Missing) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// The tokens of a text when nobody says how many.
@@ -185,6 +226,53 @@ impl Writer {
         let configured = self.generation.max_new_tokens.or(whole.filter(|n| *n > 0));
         let max_new_tokens = asked.max_new_tokens.or(configured).unwrap_or(NEW_TOKENS);
         Ok(GenerateOptions { sampling, max_new_tokens, end: self.generation.eos_token_id.clone() })
+    }
+
+    /// How beam search goes, if that is asked for by the caller, or else by the folder.
+    fn beams(&self, asked: &WritingOptions, options: &GenerateOptions) -> Result<Option<BeamOptions>, WritingError> {
+        let greedy = options.sampling.is_greedy();
+        let beams = match asked.beams {
+            // The folder's beams are for its own way of choosing; a caller who draws has left that.
+            None if greedy => self.generation.num_beams.unwrap_or(1),
+            None => 1,
+            Some(beams) => beams,
+        };
+        if beams == 1 {
+            return Ok(None);
+        }
+        if let (Some(Sampling { temperature, .. }), false) = (asked.sampling, greedy) {
+            return Err(WritingError::BeamsAndTemperature { beams, temperature });
+        }
+        let configured = &self.generation;
+        let eos = options.end.clone();
+        Ok(Some(BeamOptions {
+            beams,
+            length_penalty: asked.length_penalty.or(configured.length_penalty).unwrap_or(1.0),
+            early_stopping: configured.early_stopping,
+            max_new_tokens: options.max_new_tokens,
+            pad: configured.pad_token_id.or(eos.first().copied()).unwrap_or(0),
+            eos,
+        }))
+    }
+
+    /// Begins the text behind `prompt`, which goes on from `state`. Of the prompt, `counted` tokens are its usage.
+    pub(crate) async fn begin(
+        &self,
+        state: State,
+        prompt: Prompt,
+        counted: usize,
+        options: GenerateOptions,
+        asked: &WritingOptions,
+    ) -> Result<TextStream<'_>, WritingError> {
+        let decoder = &self.decoder;
+        let source = match self.beams(asked, &options)? {
+            Some(beams) => {
+                let penalty = options.sampling.repetition_penalty;
+                stream::Source::beams(BeamGeneration::begin(decoder, state, prompt, beams, penalty).await?)
+            }
+            None => stream::Source::Steps(Generation::begin(decoder, state, prompt, options).await?),
+        };
+        TextStream::new(source, self.tokenizer.clone(), &asked.stop, counted)
     }
 
     /// Positions that a sequence may take: all of the context, or what is asked for if the context is not known.

@@ -41,7 +41,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<ExitCode, 
     let chosen = choose(options)?;
     if options.list {
         for stage in chosen {
-            println!("{:<13} {}", stage.name, stage.about);
+            println!("{:<15} {}", stage.name, stage.about);
         }
         return Ok(ExitCode::SUCCESS);
     }
@@ -75,13 +75,13 @@ fn run_stage(workspace: &Workspace, stage: &Stage, place: &str, summary: &mut Su
     let Stage { name, about, .. } = stage;
     if let Some(missing) = stage.requires.filter(|path| !workspace.path(path).exists()) {
         println!("{place} {name}: left out, this checkout has no {missing}");
-        summary.lines.push(format!("  {name:<13} left out, this checkout has no {missing}"));
+        summary.lines.push(format!("  {name:<15} left out, this checkout has no {missing}"));
         return Ok(());
     }
     let broken = |need: &&&str| summary.failed.contains(*need) || summary.blocked.contains(*need);
     if let Some(need) = stage.needs.iter().find(broken) {
         println!("{place} {name}: not run, {need} failed");
-        summary.lines.push(format!("  {name:<13} not run, {need} failed"));
+        summary.lines.push(format!("  {name:<15} not run, {need} failed"));
         summary.blocked.push(name);
         return Ok(());
     }
@@ -90,7 +90,7 @@ fn run_stage(workspace: &Workspace, stage: &Stage, place: &str, summary: &mut Su
     let Counts { passed, failed, .. } = outcome.counts;
     let result = if outcome.success { "ok" } else { "FAILED" };
     let line =
-        format!("{name:<13} {result:<7} {:>7.1} s  {passed} passed, {failed} failed", outcome.time.as_secs_f64());
+        format!("{name:<15} {result:<7} {:>7.1} s  {passed} passed, {failed} failed", outcome.time.as_secs_f64());
     println!("{:width$} {line}", "", width = place.len());
     summary.lines.push(format!("  {line}"));
     summary.counts += outcome.counts;

@@ -10,7 +10,7 @@ use std::process::Command;
 use super::counts::Counter;
 use crate::browser::Device;
 use crate::setup;
-use crate::suite;
+use crate::suite::{self, Page};
 use crate::workspace::Workspace;
 
 /// One step of the tests.
@@ -31,6 +31,7 @@ pub(super) struct Stage {
 
 const WEB_PACKAGE: Option<&str> = Some("web/package.json");
 const SUITE_PAGE: Option<&str> = Some("tests/browser/suite/index.html");
+const PICTURES_PAGE: Option<&str> = Some("tests/browser/pictures/index.html");
 const SEARCH_PAGE: Option<&str> = Some("web/apps/search/package.json");
 
 /// All stages in the order in which they run; what a stage needs stands before it.
@@ -171,6 +172,24 @@ pub(super) const STAGES: &[Stage] = &[
         counter: whole,
     },
     Stage {
+        name: "pictures-wasm",
+        about: "photographs through the npm package on WASM, decoded by Chromium",
+        quick: false,
+        needs: &["build-web"],
+        requires: PICTURES_PAGE,
+        command: |workspace| run_page(workspace, Page::Pictures, Device::Wasm),
+        counter: |workspace| page_report(workspace, Page::Pictures, Device::Wasm),
+    },
+    Stage {
+        name: "pictures-webgpu",
+        about: "photographs through the npm package on WebGPU, decoded by Chromium",
+        quick: false,
+        needs: &["build-web"],
+        requires: PICTURES_PAGE,
+        command: |workspace| run_page(workspace, Page::Pictures, Device::WebGpu),
+        counter: |workspace| page_report(workspace, Page::Pictures, Device::WebGpu),
+    },
+    Stage {
         name: "build-suite",
         about: "the browser suite's module",
         quick: false,
@@ -185,8 +204,8 @@ pub(super) const STAGES: &[Stage] = &[
         quick: false,
         needs: &["build-suite"],
         requires: SUITE_PAGE,
-        command: |workspace| run_suite(workspace, Device::Wasm),
-        counter: |workspace| suite_report(workspace, Device::Wasm),
+        command: |workspace| run_page(workspace, Page::Suite, Device::Wasm),
+        counter: |workspace| page_report(workspace, Page::Suite, Device::Wasm),
     },
     Stage {
         name: "suite-webgpu",
@@ -194,8 +213,8 @@ pub(super) const STAGES: &[Stage] = &[
         quick: false,
         needs: &["build-suite"],
         requires: SUITE_PAGE,
-        command: |workspace| run_suite(workspace, Device::WebGpu),
-        counter: |workspace| suite_report(workspace, Device::WebGpu),
+        command: |workspace| run_page(workspace, Page::Suite, Device::WebGpu),
+        counter: |workspace| page_report(workspace, Page::Suite, Device::WebGpu),
     },
 ];
 
@@ -216,14 +235,14 @@ fn whole(_: &Workspace) -> Counter {
     Counter::Whole
 }
 
-fn suite_report(workspace: &Workspace, device: Device) -> Counter {
-    Counter::SuiteReport(suite::default_report(workspace, device))
+fn page_report(workspace: &Workspace, page: Page, device: Device) -> Counter {
+    Counter::SuiteReport(suite::default_report(workspace, page, device))
 }
 
-fn run_suite(workspace: &Workspace, device: Device) -> Command {
+fn run_page(workspace: &Workspace, page: Page, device: Device) -> Command {
     // A report of an earlier run must not be counted if this one ends before writing its own.
-    let _ = std::fs::remove_file(suite::default_report(workspace, device));
-    xtask(&["suite", "--device", device.name()])
+    let _ = std::fs::remove_file(suite::default_report(workspace, page, device));
+    xtask(&[page.name(), "--device", device.name()])
 }
 
 /// All tests of all crates but xtask's own, in one call: cargo unifies features over what it is asked to build, so the runtime's

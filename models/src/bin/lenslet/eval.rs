@@ -1,5 +1,7 @@
 //! `lenslet eval`: how good a model is at its task.
 
+mod captions;
+
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -24,6 +26,7 @@ pub(crate) struct Args {
 #[derive(Subcommand)]
 enum Task {
     Retrieval(Retrieval),
+    Captions(captions::Captions),
 }
 
 /// Share of names whose picture is among the first 1, 5 and 10 of all pictures.
@@ -66,6 +69,7 @@ struct Report<'a> {
 pub(crate) fn run(context: &Context, args: &Args) -> Outcome {
     match &args.task {
         Task::Retrieval(args) => retrieval(context, args),
+        Task::Captions(args) => captions::run(context, args),
     }
 }
 
@@ -130,7 +134,7 @@ fn read_labels(path: &Path, lang: &str) -> Result<Vec<(String, String)>, Failure
     let bytes = std::fs::read(path).map_err(|source| Failure::io(path, &source))?;
     let bad = |reason: String| {
         let what = format!("{}: {reason}", path.display());
-        Failure::input("labels", what, "see `lenslet eval retrieval --help` for the layout")
+        Failure::input("labels", what, "see `lenslet eval --help` for the layout")
     };
     let rows: Vec<Value> = serde_json::from_slice(&bytes).map_err(|error| bad(error.to_string()))?;
     let labels = rows

@@ -140,6 +140,9 @@ impl From<WritingError> for Failure {
             "vocabulary_mismatch" => "take tokenizer.json and the graph from the same model",
             "not_a_number" => "choose another --precision, or download the model again",
             "model_incomplete" | "not_a_decoder" => "see `lenslet inspect` for what the model is",
+            "question_image_token" => "ask without it",
+            "beams_and_temperature" => "leave out --beams or --temperature",
+            kind if kind.starts_with("beam_") => "give --beams of at least 1 and a finite --length-penalty",
             "chat_missing" => "give a plain prompt with --raw",
             _ => "download the model again, or report it with its name",
         };

@@ -187,7 +187,7 @@ fn inspect(
         .map(|(name, shape)| (name.clone(), shape.clone()))
         .collect();
     let given = if known.is_empty() { given } else { &known };
-    let shapes = input_shapes(session.inputs(), given, picture).map_err(|what| {
+    let shapes = input_shapes(session.inputs(), given, &BTreeMap::new(), picture).map_err(|what| {
         Failure::input("bad_shape", format!("{}: {what}", file.display()), "give --shape NAME=1x3x224x224")
     })?;
     let plan = session.report(&shapes).map_err(|error| error.to_string()).map(|plan| {

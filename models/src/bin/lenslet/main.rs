@@ -1,5 +1,6 @@
 //! The `lenslet` command.
 
+mod ask;
 mod bench;
 mod caption;
 mod check;
@@ -46,6 +47,7 @@ enum Command {
     Classify(classify::Args),
     Embed(embed::Args),
     Caption(caption::Args),
+    Ask(ask::Args),
     Generate(generate::Args),
     Inspect(inspect::Args),
     Check(check::Args),
@@ -62,6 +64,7 @@ fn main() -> ExitCode {
         Command::Classify(args) => classify::run(&context, args),
         Command::Embed(args) => embed::run(&context, args),
         Command::Caption(args) => caption::run(&context, args),
+        Command::Ask(args) => ask::run(&context, args),
         Command::Generate(args) => generate::run(&context, args),
         Command::Inspect(args) => inspect::run(&context, args),
         Command::Check(args) => check::run(&context, args),

@@ -34,6 +34,12 @@ pub(crate) struct WriteArgs {
     /// Seed of the random numbers
     #[arg(long, value_name = "S")]
     seed: Option<u64>,
+    /// Follow this many texts at once and take the likeliest; it comes whole [default: the model's own]
+    #[arg(long, value_name = "N")]
+    beams: Option<usize>,
+    /// Of beams: above 0 favours long texts, below 0 short ones [default: the model's own, or 1]
+    #[arg(long, value_name = "P", allow_hyphen_values = true)]
+    length_penalty: Option<f32>,
     /// End before this text; may be repeated
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
@@ -60,7 +66,13 @@ impl WriteArgs {
             repetition_penalty: repetition_penalty.unwrap_or(model.repetition_penalty),
             seed: seed.unwrap_or_else(random_seed),
         };
-        WritingOptions { sampling: Some(sampling), max_new_tokens: self.max_tokens, stop: self.stop.clone() }
+        WritingOptions {
+            sampling: Some(sampling),
+            max_new_tokens: self.max_tokens,
+            stop: self.stop.clone(),
+            beams: self.beams,
+            length_penalty: self.length_penalty,
+        }
     }
 
     /// Writes the text out as it comes, or at its end. `started` is when the prompt was read.

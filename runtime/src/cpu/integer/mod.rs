@@ -3,6 +3,7 @@
 //! Sums wrap as 32-bit integers do; that needs K above 33,000 with the largest numbers throughout.
 
 pub(crate) mod pack;
+mod thin;
 
 use pack::{ByteColumns, Bytes, Zeros};
 
@@ -152,9 +153,26 @@ impl<'a> Product<'a> {
         });
         let product = |cx: Context<'_>, batch: usize, out: &mut [O]| {
             let (ai, bi) = batches[batch];
+            let zero = |row: usize| self.a_zeros.at(ai * m + row);
+            if let Some(all) = cached.as_ref().filter(|_| thin::serves(m, k, kernel.nr)) {
+                let padded = k.next_multiple_of(2);
+                let mut room = cx.scratch.take(m * padded * size_of::<i16>());
+                let rows: &mut [i16] = bytemuck::cast_slice_mut(room.as_mut_slice());
+                // Rows one behind the other: panels of one row.
+                pack::pack_rows(1, self.a.part(ai * m * k, m * k), m, k, 1, zero, rows);
+                let bytes = Bytes { data: &all.as_slice()[bi * b_len..][..b_len], signed: self.b.signed };
+                let panels = thin::Panels { bytes, k, n, nr: kernel.nr };
+                let out = SharedMut::new(out);
+                thin::multiply(cx, rows, &panels, &self.b_zeros, bi * n, |row, column, sums| {
+                    let at = row * n + column;
+                    // SAFETY: each part of the m x n outputs is stored once.
+                    let out = unsafe { out.slice(at, sums.len()) };
+                    finish(batch * m * n + at, row, column, sums, out);
+                });
+                return;
+            }
             let mut room = cx.scratch.take(pack::rows_len(m, k, kernel.mr) * size_of::<i16>());
             let rows: &mut [i16] = bytemuck::cast_slice_mut(room.as_mut_slice());
-            let zero = |row: usize| self.a_zeros.at(ai * m + row);
             pack::pack_rows(cx.threads, self.a.part(ai * m * k, m * k), m, k, kernel.mr, zero, rows);
             let packed = match &cached {
                 Some(all) => Packed::Cached(all.clone()),

@@ -5,6 +5,7 @@ mod decode;
 mod preprocess;
 mod resample;
 mod resize;
+mod tiles;
 
 use std::borrow::Cow;
 
@@ -12,6 +13,7 @@ use std::borrow::Cow;
 pub use decode::decode;
 pub use preprocess::{Normalisation, PixelBatch, Preprocessor, ResizeRule};
 pub use resize::{Filter, resize, shortest_edge_size};
+pub use tiles::{TileProcessor, Tiles};
 
 /// Pictures of more pixels than this are refused: 100 megapixels.
 pub const MAX_PIXELS: u64 = 100_000_000;

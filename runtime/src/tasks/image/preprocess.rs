@@ -52,6 +52,37 @@ impl Normalisation {
         let table = (0..3).map(|channel| std::array::from_fn(|byte| value(channel, byte))).collect();
         Self { scale, mean_std, table }
     }
+
+    /// What a `preprocessor_config.json` says of the arithmetic.
+    ///
+    /// # Errors
+    /// [`ConfigError::Unsupported`] for values that make no sense, [`ConfigError::Missing`] if mean or deviation lack.
+    pub fn from_config(config: &PreprocessorConfig) -> Result<Self, ConfigError> {
+        let scale = config.do_rescale.unwrap_or(true).then(|| config.rescale_factor.unwrap_or(1.0 / 255.0));
+        if let Some(scale) = scale.filter(|scale| !scale.is_finite()) {
+            return Err(unsupported("rescale_factor", scale));
+        }
+        let mean_std = if config.do_normalize.unwrap_or(config.image_mean.is_some()) {
+            let mean = channels("image_mean", config.image_mean.as_deref())?;
+            let std = channels("image_std", config.image_std.as_deref())?;
+            if std.contains(&0.0) {
+                return Err(unsupported("image_std", format!("{std:?}")));
+            }
+            Some((mean, std))
+        } else {
+            None
+        };
+        Ok(Self::new(scale, mean_std))
+    }
+
+    /// Appends the values of an RGB picture: \[3, height, width\].
+    pub(super) fn append(&self, picture: &Pixels, data: &mut Vec<f32>) {
+        data.reserve(picture.data().len());
+        for (channel, table) in self.table.iter().enumerate() {
+            let values = picture.data().iter().skip(channel).step_by(3);
+            data.extend(values.map(|&byte| table[usize::from(byte)]));
+        }
+    }
 }
 
 /// One or more pictures as a graph takes them.
@@ -118,22 +149,7 @@ impl Preprocessor {
         if config.do_pad == Some(true) {
             return Err(unsupported("do_pad", "true"));
         }
-        let scale = config.do_rescale.unwrap_or(true).then(|| config.rescale_factor.unwrap_or(1.0 / 255.0));
-        if let Some(scale) = scale.filter(|scale| !scale.is_finite()) {
-            return Err(unsupported("rescale_factor", scale));
-        }
-        let normalise = config.do_normalize.unwrap_or(config.image_mean.is_some());
-        let mean_std = if normalise {
-            let mean = channels("image_mean", config.image_mean.as_deref())?;
-            let std = channels("image_std", config.image_std.as_deref())?;
-            if std.contains(&0.0) {
-                return Err(unsupported("image_std", format!("{std:?}")));
-            }
-            Some((mean, std))
-        } else {
-            None
-        };
-        Ok(Self::new(resize, crop, Normalisation::new(scale, mean_std)))
+        Ok(Self::new(resize, crop, Normalisation::from_config(config)?))
     }
 
     /// Height and width of what comes out, if that does not depend on the picture.
@@ -216,11 +232,7 @@ impl Preprocessor {
             if this != first {
                 return Err(ImageError::MixedSizes { first, other: this });
             }
-            data.reserve(3 * this[0] * this[1]);
-            for (channel, table) in self.normalisation.table.iter().enumerate() {
-                let values = picture.data().iter().skip(channel).step_by(3);
-                data.extend(values.map(|&byte| table[usize::from(byte)]));
-            }
+            self.normalisation.append(&picture, &mut data);
         }
         let [height, width] = size.unwrap_or_default();
         Ok(PixelBatch { data, shape: [pictures.len(), 3, height, width] })
@@ -296,7 +308,7 @@ fn resize_rule(size: SizeSpec, square: bool) -> Result<ResizeRule, ConfigError> 
     })
 }
 
-fn side(field: &'static str, value: u32) -> Result<u32, ConfigError> {
+pub(super) fn side(field: &'static str, value: u32) -> Result<u32, ConfigError> {
     if (1..=MAX_SIDE).contains(&value) { Ok(value) } else { Err(unsupported(field, value)) }
 }
 
@@ -309,7 +321,7 @@ fn channels(field: &'static str, values: Option<&[f64]>) -> Result<[f32; 3], Con
     }
 }
 
-fn unsupported(field: &'static str, value: impl ToString) -> ConfigError {
+pub(super) fn unsupported(field: &'static str, value: impl ToString) -> ConfigError {
     ConfigError::Unsupported { file: PREPROCESSOR, field, value: value.to_string() }
 }
 

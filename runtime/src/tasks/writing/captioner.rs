@@ -1,16 +1,15 @@
 //! Captions: an image encoder, and a decoder that attends to what it gives.
 
+use super::eyes::Eyes;
 use super::{TextStream, Writer, WritingError, WritingFiles, WritingOptions};
 use crate::Session;
-use crate::generate::{Decoder, Generation, Prompt, Sampling};
-use crate::tasks::config::{ConfigFiles, FolderConfig};
-use crate::tasks::image::{Pixels, Preprocessor};
+use crate::generate::{Decoder, Prompt, Sampling};
+use crate::tasks::image::Pixels;
 use crate::tensor::Tensor;
 
 /// Writes captions of pictures.
 pub struct Captioner {
-    encoder: Session,
-    preprocessor: Preprocessor,
+    eyes: Eyes,
     writer: Writer,
     /// The tokens that every caption begins with, unseen.
     start: Vec<u32>,
@@ -22,21 +21,15 @@ impl Captioner {
     /// # Errors
     /// [`WritingError`] names the file that is missing or does not fit.
     pub fn new(encoder: Session, decoder: Decoder, files: &WritingFiles<'_>) -> Result<Captioner, WritingError> {
-        let config = FolderConfig::parse(&ConfigFiles {
-            model: files.model,
-            preprocessor: files.preprocessor,
-            ..ConfigFiles::default()
-        })?;
         let missing = |what: &str| WritingError::Incomplete(format!("the model's folder has no {what}"));
-        let preprocessor = config.preprocessor.as_ref().ok_or_else(|| missing("preprocessor_config.json"))?;
-        let preprocessor = Preprocessor::from_config(preprocessor)?;
+        let eyes = Eyes::new(encoder, files)?;
         if !decoder.has_encoder() {
             return Err(WritingError::Incomplete("the decoder does not attend to an image".into()));
         }
         let writer = Writer::new(decoder, files)?;
         let start = writer.generation.decoder_start_token_id.or(writer.generation.bos_token_id);
         let start = vec![start.ok_or_else(|| missing("decoder_start_token_id in generation_config.json"))?];
-        Ok(Captioner { encoder, preprocessor, writer, start })
+        Ok(Captioner { eyes, writer, start })
     }
 
     /// How the folder says that tokens are chosen.
@@ -54,12 +47,7 @@ impl Captioner {
 
     /// What the decoder attends to, for a picture.
     pub async fn encode(&self, picture: &Pixels) -> Result<Tensor, WritingError> {
-        let batch = self.preprocessor.process(picture)?;
-        let pixels = Tensor::from_slice(&batch.shape, &batch.data)
-            .map_err(|e| WritingError::Incomplete(format!("the preprocessed picture: {e}")))?;
-        let name = self.encoder.inputs().first().map(|i| i.name.clone()).unwrap_or_else(|| "pixel_values".into());
-        let mut outputs = self.encoder.run_for(&[(&name, pixels)], &["last_hidden_state"]).await?;
-        Ok(outputs.remove(0))
+        Ok(self.eyes.see(picture, "last_hidden_state").await?.features)
     }
 
     /// Begins the caption of a picture.
@@ -78,8 +66,7 @@ impl Captioner {
         let limit = writer.limit(self.start.len(), &options);
         let state = writer.decoder.start(1, limit, vec![("encoder_hidden_states", encoded)]);
         let prompt = Prompt::from(self.start.clone());
-        let generation = Generation::begin(&writer.decoder, state, prompt, options).await?;
-        let stream = TextStream::new(generation, writer.tokenizer.clone(), &asked.stop, self.start.len())?;
+        let stream = writer.begin(state, prompt, self.start.len(), options, asked).await?;
         Ok(stream.without_leading_space())
     }
 }

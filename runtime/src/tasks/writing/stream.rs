@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokenizers::Tokenizer;
 
 use super::WritingError;
-use crate::generate::{Detokenizer, Finish, Generation, State, StopStrings};
+use crate::generate::{BeamGeneration, Detokenizer, Finish, Generation, Hypothesis, State, StopStrings};
 
 /// How many tokens a text took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -16,9 +16,58 @@ pub struct Usage {
     pub completion_tokens: usize,
 }
 
+/// Where the tokens come from.
+pub(super) enum Source<'d> {
+    /// One after the other.
+    Steps(Generation<'d>),
+    /// All at once, from a search; empty once it is over.
+    Beams {
+        search: Option<Box<BeamGeneration<'d>>>,
+        /// The sequences as they were when the search ended.
+        state: Option<State>,
+        /// The best text, and how many of its tokens were given out.
+        best: Option<Hypothesis>,
+        given: usize,
+    },
+}
+
+impl<'d> Source<'d> {
+    pub(super) fn beams(search: BeamGeneration<'d>) -> Self {
+        Source::Beams { search: Some(Box::new(search)), state: None, best: None, given: 0 }
+    }
+
+    /// The next token, or `None` at the end.
+    async fn next(&mut self) -> Result<Option<u32>, WritingError> {
+        match self {
+            Source::Steps(generation) => Ok(generation.next().await?.map(|choice| choice.token)),
+            Source::Beams { search, state, best, given } => {
+                if let Some(running) = search {
+                    while running.step().await? {}
+                }
+                if let Some(over) = search.take() {
+                    *state = Some(over.state().clone());
+                    *best = over.finish().into_iter().next();
+                }
+                let token = best.as_ref().and_then(|b| b.tokens.get(*given)).copied();
+                *given += usize::from(token.is_some());
+                Ok(token)
+            }
+        }
+    }
+
+    fn finished(&self) -> Option<Finish> {
+        match self {
+            Source::Steps(generation) => generation.finished(),
+            Source::Beams { best, .. } => {
+                best.as_ref().map(|b| if b.eos.is_some() { Finish::End } else { Finish::Length })
+            }
+        }
+    }
+}
+
 /// A text while it is written. Dropping it stops the writing and frees what it holds.
 pub struct TextStream<'d> {
-    generation: Generation<'d>,
+    source: Source<'d>,
     detokenizer: Detokenizer<Arc<Tokenizer>>,
     stop: StopStrings,
     tokens: Vec<u32>,
@@ -30,7 +79,7 @@ pub struct TextStream<'d> {
 
 impl<'d> TextStream<'d> {
     pub(super) fn new(
-        generation: Generation<'d>,
+        source: Source<'d>,
         tokenizer: Arc<Tokenizer>,
         stop: &[String],
         prompt_tokens: usize,
@@ -38,7 +87,7 @@ impl<'d> TextStream<'d> {
         let usage = Usage { prompt_tokens, completion_tokens: 0 };
         let stop = StopStrings::new(stop.iter().cloned())?;
         let detokenizer = Detokenizer::new(tokenizer);
-        Ok(TextStream { generation, detokenizer, stop, tokens: vec![], usage, done: false, at_start: false })
+        Ok(TextStream { source, detokenizer, stop, tokens: vec![], usage, done: false, at_start: false })
     }
 
     /// Leaves out the space in front of the first word.
@@ -46,36 +95,37 @@ impl<'d> TextStream<'d> {
         TextStream { at_start: true, ..self }
     }
 
-    /// The next piece of text, never empty and never half a character, or `None` at the end.
+    /// The next piece of text, never empty and never half a character, or `None` at the end. Where beam search looks for the
+    /// text, which one it is shows at the end only: it comes as one piece.
     pub async fn next(&mut self) -> Result<Option<String>, WritingError> {
+        let whole = matches!(self.source, Source::Beams { .. });
+        let mut text = String::new();
         while !self.done {
-            let piece = match self.generation.next().await? {
-                Some(choice) => {
-                    self.tokens.push(choice.token);
+            match self.source.next().await? {
+                Some(token) => {
+                    self.tokens.push(token);
                     self.usage.completion_tokens += 1;
-                    let text = self.detokenizer.push(choice.token)?;
-                    let text = self.stop.push(&text);
+                    let piece = self.detokenizer.push(token)?;
+                    text.push_str(&self.stop.push(&piece));
                     self.done = self.stop.stopped().is_some();
-                    text
                 }
                 None => {
                     self.done = true;
                     let rest = self.detokenizer.finish()?;
-                    let mut text = self.stop.push(&rest);
+                    text.push_str(&self.stop.push(&rest));
                     text.push_str(&self.stop.finish());
-                    text
                 }
             };
-            let piece = match self.at_start {
-                true => piece.trim_start().to_owned(),
-                false => piece,
-            };
-            if !piece.is_empty() {
-                self.at_start = false;
-                return Ok(Some(piece));
+            // A piece of nothing but space in front of the first word is no piece.
+            if self.at_start {
+                text.drain(..text.len() - text.trim_start().len());
+            }
+            if !whole && !text.is_empty() {
+                break;
             }
         }
-        Ok(None)
+        self.at_start &= text.is_empty();
+        Ok(Some(text).filter(|text| !text.is_empty()))
     }
 
     /// All that is still to come.
@@ -102,12 +152,15 @@ impl<'d> TextStream<'d> {
     pub fn finish_reason(&self) -> Option<&'static str> {
         match self.stop.stopped() {
             Some(_) => Some("stop"),
-            None => self.generation.finished().map(Finish::reason),
+            None => self.source.finished().map(Finish::reason),
         }
     }
 
-    /// The sequence that was written.
-    pub fn state(&self) -> &State {
-        self.generation.state()
+    /// The sequence that was written; of a beam search, all its rows.
+    pub fn state(&self) -> Option<&State> {
+        match &self.source {
+            Source::Steps(generation) => Some(generation.state()),
+            Source::Beams { search, state, .. } => search.as_deref().map(BeamGeneration::state).or(state.as_ref()),
+        }
     }
 }

@@ -2,8 +2,8 @@
 
 use super::{TextStream, Writer, WritingError, WritingFiles, WritingOptions};
 #[cfg(feature = "chat")]
-use crate::generate::{ChatError, ChatFiles, ChatOptions, ChatTemplate, Message};
-use crate::generate::{Decoder, Generation, Prompt, Sampling};
+use crate::generate::{ChatOptions, ChatTemplate, Message};
+use crate::generate::{Decoder, Prompt, Sampling};
 
 /// Continues texts and answers in chats.
 pub struct TextGenerator {
@@ -19,19 +19,7 @@ impl TextGenerator {
     /// [`WritingError`] names the file that does not fit.
     pub fn new(decoder: Decoder, files: &WritingFiles<'_>) -> Result<TextGenerator, WritingError> {
         #[cfg(feature = "chat")]
-        let chat = {
-            let chat_files = ChatFiles {
-                jinja: files.chat_template,
-                json: None,
-                tokenizer_config: files.tokenizer_config,
-                special_tokens: files.special_tokens,
-            };
-            match ChatTemplate::from_files(&chat_files, None) {
-                Ok(template) => Some(template),
-                Err(ChatError::Missing) => None,
-                Err(e) => return Err(e.into()),
-            }
-        };
+        let chat = super::chat_template(files)?;
         Ok(TextGenerator {
             writer: Writer::new(decoder, files)?,
             #[cfg(feature = "chat")]
@@ -91,7 +79,6 @@ impl TextGenerator {
         let count = tokens.len();
         let options = writer.options(asked, count)?;
         let state = writer.decoder.start(1, writer.limit(count, &options), vec![]);
-        let generation = Generation::begin(&writer.decoder, state, Prompt::from(tokens), options).await?;
-        TextStream::new(generation, writer.tokenizer.clone(), &asked.stop, count)
+        writer.begin(state, Prompt::from(tokens), count, options, asked).await
     }
 }

@@ -1,0 +1,192 @@
+//! Exact products with few rows: decoding reads each weight once for a token or two, so bytes are widened in registers
+//! on their way into the sum, and nothing but the weights moves through memory.
+
+use super::pack::{Bytes, Zeros};
+use crate::cpu::matmul::Context;
+use crate::cpu::parallel;
+
+/// Rows up to which this is faster than tiles.
+pub(super) const MAX_ROWS: usize = 4;
+/// Columns that a task takes, at least a panel.
+const COLUMNS: usize = 64;
+/// Products from which on a thread is worth waking.
+const WORK: usize = 1 << 17;
+/// Columns that are summed up together.
+const LANES: usize = 8;
+
+/// Whether panels of `nr` columns can be read here.
+pub(super) fn serves(m: usize, k: usize, nr: usize) -> bool {
+    m <= MAX_ROWS && k > 0 && nr.is_multiple_of(LANES)
+}
+
+/// Columns as [`super::pack::pack_columns`] wrote them.
+pub(super) struct Panels<'a> {
+    pub(super) bytes: Bytes<'a>,
+    pub(super) k: usize,
+    pub(super) n: usize,
+    /// Columns of a panel.
+    pub(super) nr: usize,
+}
+
+/// Multiplies `rows` of [k] numbers, zero points already subtracted and odd K padded with a zero, by `panels`;
+/// `store(row, column, sums)` gets each part of the result once. `zero(column)` is subtracted from each weight.
+pub(super) fn multiply(
+    cx: Context<'_>,
+    rows: &[i16],
+    panels: &Panels<'_>,
+    zeros: &Zeros,
+    first_zero: usize,
+    store: impl Fn(usize, usize, &mut [i32]) + Sync,
+) {
+    let (k, n, nr) = (panels.k.next_multiple_of(2), panels.n, panels.nr);
+    // (w - z) summed is w summed less z times the sum of the row: wrapping sums are exact in any order.
+    let sums_of_rows: Vec<i32> =
+        rows.chunks_exact(k).map(|row| row.iter().fold(0i32, |s, &x| s.wrapping_add(x as i32))).collect();
+    let each = (COLUMNS / nr).max(1);
+    let threads = if k * n < WORK { 1 } else { cx.threads };
+    parallel::for_each(threads, n.div_ceil(nr).div_ceil(each), |task| {
+        for panel in (task * each..(task + 1) * each).take_while(|p| p * nr < n) {
+            let bytes = &panels.bytes.data[panel * nr * k..][..nr * k];
+            let first = panel * nr;
+            for (r, row) in rows.chunks_exact(k).enumerate() {
+                for lane in (0..nr).step_by(LANES).take_while(|lane| first + lane < n) {
+                    let mut sums = [0i32; LANES];
+                    eight_columns(row, bytes, panels.bytes.signed, nr, lane, &mut sums);
+                    let count = LANES.min(n - first - lane);
+                    let sums = &mut sums[..count];
+                    for (i, sum) in sums.iter_mut().enumerate() {
+                        let zero = zeros.at(first_zero + first + lane + i) as i32;
+                        *sum = sum.wrapping_sub(zero.wrapping_mul(sums_of_rows[r]));
+                    }
+                    store(r, first + lane, sums);
+                }
+            }
+        }
+    });
+}
+
+/// `sums[j] = row . column (lane + j)` of a panel [k / 2][nr][2].
+fn eight_columns(row: &[i16], panel: &[u8], signed: bool, nr: usize, lane: usize, sums: &mut [i32; LANES]) {
+    debug_assert!(panel.len() >= row.len() * nr && lane + LANES <= nr && row.len().is_multiple_of(2));
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2") {
+        // SAFETY: AVX2 was just detected, and the panel holds nr columns for each element of the row.
+        return unsafe {
+            match signed {
+                true => x86::eight_columns::<true>(row, panel, nr, lane, sums),
+                false => x86::eight_columns::<false>(row, panel, nr, lane, sums),
+            }
+        };
+    }
+    #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+    return match signed {
+        true => wasm::eight_columns::<true>(row, panel, nr, lane, sums),
+        false => wasm::eight_columns::<false>(row, panel, nr, lane, sums),
+    };
+    #[allow(unreachable_code, reason = "where there is no other kernel, and as the reference in tests")]
+    portable(row, panel, signed, nr, lane, sums);
+}
+
+fn portable(row: &[i16], panel: &[u8], signed: bool, nr: usize, lane: usize, sums: &mut [i32; LANES]) {
+    let widen = |x: u8| if signed { x as i8 as i32 } else { x as i32 };
+    for (pair, step) in row.as_chunks::<2>().0.iter().zip(panel.chunks_exact(2 * nr)) {
+        let step = &step[2 * lane..][..2 * LANES];
+        for (sum, w) in sums.iter_mut().zip(step.as_chunks::<2>().0) {
+            let product = pair[0] as i32 * widen(w[0]) + pair[1] as i32 * widen(w[1]);
+            *sum = sum.wrapping_add(product);
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::LANES;
+
+    /// # Safety
+    /// `panel` holds `nr` bytes for each element of `row`, and `lane + 8 <= nr`.
+    #[target_feature(enable = "avx2")]
+    pub(super) unsafe fn eight_columns<const SIGNED: bool>(
+        row: &[i16],
+        panel: &[u8],
+        nr: usize,
+        lane: usize,
+        sums: &mut [i32; LANES],
+    ) {
+        // Two sums, so that one addition need not wait for the one before.
+        let (mut even, mut odd) = (_mm256_setzero_si256(), _mm256_setzero_si256());
+        let steps = row.len() / 2;
+        let step = |p: usize| {
+            // SAFETY: p < steps; the caller vouches for the panel's length. Neither load needs alignment.
+            unsafe {
+                let bytes = _mm_loadu_si128(panel.as_ptr().add(p * 2 * nr + 2 * lane).cast());
+                let wide = if SIGNED { _mm256_cvtepi8_epi16(bytes) } else { _mm256_cvtepu8_epi16(bytes) };
+                let pair = _mm256_set1_epi32(row.as_ptr().add(2 * p).cast::<i32>().read_unaligned());
+                _mm256_madd_epi16(wide, pair)
+            }
+        };
+        for p in 0..steps / 2 {
+            even = _mm256_add_epi32(even, step(2 * p));
+            odd = _mm256_add_epi32(odd, step(2 * p + 1));
+        }
+        if steps % 2 == 1 {
+            even = _mm256_add_epi32(even, step(steps - 1));
+        }
+        // SAFETY: sums has room for eight.
+        unsafe { _mm256_storeu_si256(sums.as_mut_ptr().cast(), _mm256_add_epi32(even, odd)) };
+    }
+}
+
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+mod wasm {
+    use std::arch::wasm32::*;
+
+    use super::LANES;
+
+    pub(super) fn eight_columns<const SIGNED: bool>(
+        row: &[i16],
+        panel: &[u8],
+        nr: usize,
+        lane: usize,
+        sums: &mut [i32; LANES],
+    ) {
+        let (mut low, mut high) = (i32x4_splat(0), i32x4_splat(0));
+        for (pair, step) in row.as_chunks::<2>().0.iter().zip(panel.chunks_exact(2 * nr)) {
+            let bytes: &[u8; 16] = step[2 * lane..].first_chunk().expect("a panel has eight more columns");
+            // SAFETY: sixteen bytes are there; the load needs no alignment.
+            let bytes = unsafe { v128_load(bytes.as_ptr().cast()) };
+            let (a, b) = match SIGNED {
+                true => (i16x8_extend_low_i8x16(bytes), i16x8_extend_high_i8x16(bytes)),
+                false => (u16x8_extend_low_u8x16(bytes), u16x8_extend_high_u8x16(bytes)),
+            };
+            let pair = i32x4_splat(pair[0] as u16 as i32 | (pair[1] as i32) << 16);
+            low = i32x4_add(low, i32x4_dot_i16x8(a, pair));
+            high = i32x4_add(high, i32x4_dot_i16x8(b, pair));
+        }
+        // SAFETY: sums has room for eight.
+        unsafe {
+            v128_store(sums.as_mut_ptr().cast(), low);
+            v128_store(sums.as_mut_ptr().add(4).cast(), high);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_machine_s_kernel_equals_the_portable_one() {
+        for (k, nr, lane) in [(2, 8, 0), (6, 16, 8), (34, 16, 0), (130, 32, 16)] {
+            let row: Vec<i16> = (0..k).map(|i| (i as i16 * 37) % 511 - 255).collect();
+            let panel: Vec<u8> = (0..k * nr).map(|i| (i * 89 % 256) as u8).collect();
+            for signed in [false, true] {
+                let (mut got, mut want) = ([0; LANES], [0; LANES]);
+                eight_columns(&row, &panel, signed, nr, lane, &mut got);
+                portable(&row, &panel, signed, nr, lane, &mut want);
+                assert_eq!(got, want, "{k} {nr} {lane} {signed}");
+            }
+        }
+    }
+}
