@@ -91,12 +91,12 @@ fn captions_in_int8_on_the_cpu() {
 
 #[test]
 fn captions_on_the_gpu() {
-    captions(Backend::Gpu, "", 40, 0.99);
+    captions(Backend::Gpu, "", 16, 0.99);
 }
 
 #[test]
 fn captions_in_int8_on_the_gpu() {
-    captions(Backend::Gpu, "_quantized", 40, 0.90);
+    captions(Backend::Gpu, "_quantized", 16, 0.90);
 }
 
 /// A text that is dropped in the middle leaves nothing on the device, and the next one is written as if it had never been.
