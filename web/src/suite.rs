@@ -121,7 +121,7 @@ impl Suite {
         let files = by_name(&files)?;
         let read = |name: &str| files.get(name).cloned().ok_or_else(|| format!("{name} was not handed over"));
         let Continued { caches, growing, ties } = greedy.check(&file, &read, &self.options).await.map_err(fail)?;
-        if growing != caches && greedy::copies(&folder, &file).is_none() {
+        if growing != caches && greedy::copies(&file).is_none() {
             return Err(fail(format!("{growing} of {caches} caches grow in place")));
         }
         if self.backend == Backend::Wasm && !ties.is_empty() {
