@@ -116,7 +116,7 @@ impl Suite {
     }
 
     /// Continues the prompt of a decoder of the zoo, with files (`{name, bytes}[]`) of its folder.
-    pub async fn greedy(&self, folder: String, file: String, json: Vec<u8>, files: Array) -> Result<String, JsValue> {
+    pub async fn greedy(&self, file: String, json: Vec<u8>, files: Array) -> Result<String, JsValue> {
         let greedy = Greedy::parse(&json).map_err(fail)?;
         let files = by_name(&files)?;
         let read = |name: &str| files.get(name).cloned().ok_or_else(|| format!("{name} was not handed over"));

@@ -28,7 +28,7 @@ export async function greedy(suite, recorder) {
     );
     for (const file of files) {
       const graph = { name: file, bytes: await bytes(`${root}/onnx/${file}`) };
-      await recorder.run(`greedy ${folder} ${file}`, () => suite.greedy(folder, file, listing, [graph, ...beside]));
+      await recorder.run(`greedy ${folder} ${file}`, () => suite.greedy(file, listing, [graph, ...beside]));
     }
   }
 }
