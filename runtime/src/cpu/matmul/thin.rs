@@ -92,6 +92,12 @@ fn stretch_any<S: Widen, const FUSED: bool>(a: &[f32], b: &Matrix<'_, S>, first:
             }
         }
         let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b.widen()).sum();
-        *sum = lanes.iter().sum::<f32>() + rest;
+        // In halves: one sum after the other would take longer than the products of a short column.
+        for half in [16, 8, 4, 2, 1] {
+            for i in 0..half {
+                lanes[i] += lanes[i + half];
+            }
+        }
+        *sum = lanes[0] + rest;
     }
 }
