@@ -18,6 +18,9 @@ use crate::{browser, build_web};
 const MODEL: &str = "smollm2";
 const PEER: &str = "transformers.js";
 
+/// What transformers.js wants beside the graph.
+const BESIDE: [&str; 4] = ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"];
+
 /// A page that measures either.
 pub(super) struct Browser {
     workspace: Workspace,
@@ -26,6 +29,13 @@ pub(super) struct Browser {
 
 impl Browser {
     pub(super) fn prepare(workspace: &Workspace, model: &Model) -> Result<Self, Error> {
+        if let Some(name) = BESIDE.iter().find(|name| !model.folder.join(name).is_file()) {
+            return Err(Error::Missing {
+                what: "a file of SmolLM2-135M-Instruct",
+                why: format!("{} has no {name}, which transformers.js wants", model.folder.display()),
+                remedy: "copy it from shared/smollm2-135m-instruct".to_owned(),
+            });
+        }
         eprintln!("Checking what the rows in the browser need:");
         setup::run(workspace, &[Component::Wasm, Component::Node, Component::NodePackages, Component::Chromium])?;
         let peer = transformers_js::ensure(workspace)?;
