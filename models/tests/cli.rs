@@ -225,3 +225,59 @@ fn a_server_is_refused_with_a_reason() {
     assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).contains("server"));
 }
+
+/// A model of the zoo of test graphs, which is no part of the repository.
+fn zoo(model: &str) -> Option<PathBuf> {
+    let shared = std::env::var_os("LENSLET_SHARED").map(PathBuf::from);
+    let shared = shared.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared"));
+    let folder = shared.join("zoo").join(model);
+    if !folder.is_dir() {
+        eprintln!("skipped: there is no zoo/{model} (LENSLET_SHARED names the folder that holds it)");
+        return None;
+    }
+    Some(folder)
+}
+
+#[test]
+fn ask_answers_the_same_every_time_and_says_what_a_model_lacks() {
+    let cat = gallery().join("tabby-cat.jpg");
+    let ask = ["ask", cat.to_str().unwrap(), " what is it?"];
+    refused(&ask, "model_required");
+    let text = refused(&[&ask[..], &["--model", "emoji-clip"]].concat(), "model_task");
+    assert!(text.contains("vision_encoder") && text.contains("answer questions"), "{text}");
+
+    let Some(folder) = zoo("smolvlm-256m-instruct/tiny") else { return };
+    let folder = folder.to_str().unwrap();
+    let asked = [&ask[..], &["--model", folder, "--max-tokens", "8", "--temperature", "0"]].concat();
+    let report = json(&asked);
+    let tokens = report["tokens"].as_array().unwrap();
+    assert!((1..=8).contains(&tokens.len()), "{report}");
+    assert!(!report["text"].as_str().unwrap().is_empty(), "{report}");
+    assert!(report["prompt_tokens"].as_u64().unwrap() > 10, "{report}");
+    assert!(report["tokens_per_second"].is_f64() && report["model"].is_string(), "{report}");
+    assert_eq!(json(&asked)["tokens"], report["tokens"]);
+    let searched = json(&[&asked[..], &["--beams", "3"]].concat());
+    assert_eq!(searched["prompt_tokens"], report["prompt_tokens"]);
+    let drawn = [&ask[..], &["--model", folder, "--temperature", "1", "--beams", "3"]].concat();
+    refused(&drawn, "beams_and_temperature");
+    refused(&[&asked[..], &["--beams", "0"]].concat(), "beam_range");
+    let token = ["ask", ask[1], "what is <image>?", "--model", folder];
+    refused(&token, "question_image_token");
+
+    // The same folder without its table of embeddings, and without its eyes.
+    let scratch = Scratch::new("ask");
+    for missing in ["embed_tokens.onnx", "vision_encoder.onnx"] {
+        let copy = PathBuf::from(scratch.path(missing));
+        std::fs::create_dir_all(&copy).unwrap();
+        for file in ["config.json", "generation_config.json", "preprocessor_config.json", "tokenizer.json"] {
+            std::fs::copy(Path::new(folder).join(file), copy.join(file)).unwrap();
+        }
+        for file in ["decoder_model_merged.onnx", "embed_tokens.onnx", "vision_encoder.onnx"] {
+            if file != missing {
+                std::fs::copy(Path::new(folder).join("onnx").join(file), copy.join(file)).unwrap();
+            }
+        }
+        let text = refused(&[&ask[..], &["--model", copy.to_str().unwrap()]].concat(), "model_task");
+        assert!(text.contains(missing.trim_end_matches(".onnx")), "{text}");
+    }
+}

@@ -138,8 +138,8 @@ pub async fn caption(captioner: &Captioner, file: &[u8]) -> Result<String, Strin
 /// # Errors
 /// Says how much memory stayed behind.
 pub async fn cancel(captioner: &Captioner, file: &[u8], held: &dyn Fn() -> u64) -> Result<String, String> {
-    const WARM: usize = 3;
-    const MORE: usize = 12;
+    const WARM: usize = 2;
+    const MORE: usize = 4;
     let before = caption(captioner, file).await?;
     let picture = decode(file).map_err(|e| e.to_string())?;
     let mut first = 0;

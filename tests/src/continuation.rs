@@ -93,14 +93,44 @@ impl Continuation {
     }
 }
 
-/// Whether the first `least` tokens are the same and all later differences ties within `tie`.
-///
-/// # Errors
-/// Names the first difference that is neither.
-pub fn judge(differences: &[Difference], least: usize, tie: f32) -> Result<(), String> {
-    match differences.iter().find(|d| d.at < least || d.gap.is_nan() || d.gap >= tie) {
-        None => Ok(()),
-        Some(difference) => Err(difference.to_string()),
+/// How far a continuation may be from ONNX Runtime's.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Tolerance {
+    /// So many tokens must be the same.
+    pub least: usize,
+    /// So many of those behind may not.
+    pub others: usize,
+    /// Each of these must be a tie: the two logits are closer than this.
+    pub tie: f32,
+}
+
+impl Tolerance {
+    /// For a graph of SmolLM2 and a prompt of its `greedy.json`.
+    ///
+    /// The INT8 graph has no stable answer to compare with: its activations are quantized over a whole tensor that a few huge
+    /// values stretch, so that a last-bit difference flips roundings. ONNX Runtime itself, with noise of 1e-7 on the weights of
+    /// the norms and fed with its own tokens as here, would choose others at up to 9 of the 48 places of a long prompt, from
+    /// place 0 on, with logits up to 0.78 apart (8 seeds, 1.32); never behind the prompt `capital`.
+    pub fn of(file: &str, prompt: &str) -> Self {
+        let quantized = file.contains("quantized");
+        match prompt {
+            "capital" => Tolerance { least: usize::MAX, others: 0, tie: 0.0 },
+            _ if quantized => Tolerance { least: 0, others: 10, tie: 1.0 },
+            _ => Tolerance { least: 24, others: usize::MAX, tie: 1e-2 },
+        }
+    }
+
+    /// Whether these differences are within it.
+    ///
+    /// # Errors
+    /// Names the first difference that is too early or no tie, or says that there are too many.
+    pub fn judge(&self, differences: &[Difference]) -> Result<(), String> {
+        if let Some(difference) = differences.iter().find(|d| d.at < self.least || d.gap.is_nan() || d.gap >= self.tie)
+        {
+            return Err(difference.to_string());
+        }
+        let count = differences.len();
+        if count > self.others { Err(format!("{count} tokens differ, at most {} may", self.others)) } else { Ok(()) }
     }
 }
 
@@ -109,12 +139,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_late_ties_may_differ() {
+    fn only_late_ties_may_differ_and_not_too_many() {
         let at = |at, gap| Difference { at, got: 1, wanted: 2, gap };
-        assert!(judge(&[], 24, 1e-2).is_ok());
-        assert!(judge(&[at(24, 5e-3)], 24, 1e-2).is_ok());
+        let single = Tolerance::of("model.onnx", "story");
+        assert!(single.judge(&[]).is_ok());
+        assert!(single.judge(&[at(24, 5e-3)]).is_ok());
         for bad in [at(23, 5e-3), at(24, 1e-2), at(30, f32::NAN)] {
-            assert!(judge(&[at(25, 0.0), bad], 24, 1e-2).is_err(), "{bad}");
+            assert!(single.judge(&[at(25, 0.0), bad]).is_err(), "{bad}");
         }
+        let quantized = Tolerance::of("model_quantized.onnx", "story");
+        let many: Vec<_> = (0..11).map(|n| at(n, 0.5)).collect();
+        assert!(quantized.judge(&many[..10]).is_ok());
+        assert!(quantized.judge(&many).is_err());
+        assert!(Tolerance::of("model_quantized.onnx", "capital").judge(&many[..1]).is_err());
     }
 }

@@ -214,10 +214,7 @@ pub fn beside(folder: &str) -> &'static [&'static str] {
 }
 
 /// Why the caches of a graph do not grow in place, where they do not.
-pub fn copies(folder: &str, file: &str) -> Option<&'static str> {
-    match (folder, file) {
-        ("contrib/smollm2-genai", _) => Some("GroupQueryAttention takes and gives its caches whole"),
-        (_, f) if f.contains("qdq") => Some("scores are quantized between the products, so there is no one attention"),
-        _ => None,
-    }
+pub fn copies(file: &str) -> Option<&'static str> {
+    let qdq = "scores are quantized between the products, so there is no one attention";
+    file.contains("qdq").then_some(qdq)
 }

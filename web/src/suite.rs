@@ -16,7 +16,7 @@ use lenslet::tasks::writing::Captioner;
 use lenslet::{Session, SessionOptions};
 use lenslet_tests::backend::{Backend, ignored};
 use lenslet_tests::bundled::{self, Golden, Precision};
-use lenslet_tests::continuation::{Continuations, judge};
+use lenslet_tests::continuation::{Continuations, Tolerance};
 use lenslet_tests::full_size::Check;
 use lenslet_tests::greedy::{self, Continued, Greedy};
 use lenslet_tests::ranking::Ranking;
@@ -121,7 +121,7 @@ impl Suite {
         let files = by_name(&files)?;
         let read = |name: &str| files.get(name).cloned().ok_or_else(|| format!("{name} was not handed over"));
         let Continued { caches, growing, ties } = greedy.check(&file, &read, &self.options).await.map_err(fail)?;
-        if growing != caches && greedy::copies(&folder, &file).is_none() {
+        if growing != caches && greedy::copies(&file).is_none() {
             return Err(fail(format!("{growing} of {caches} caches grow in place")));
         }
         if self.backend == Backend::Wasm && !ties.is_empty() {
@@ -279,23 +279,17 @@ impl SuiteLanguageModel {
         Ok(Continuations::parse(&json).and_then(|all| all.of(&file)).map_err(fail)?.into_keys().collect())
     }
 
-    /// Continues a prompt with up to `most` tokens. The first `least` must be ONNX Runtime's, and later ones that are not must
-    /// be ties within `tie`.
-    pub async fn follow(
-        &self,
-        json: Vec<u8>,
-        file: String,
-        prompt: String,
-        most: usize,
-        least: usize,
-        tie: f32,
-    ) -> Result<String, JsValue> {
+    /// Continues a prompt with up to `most` tokens and compares with ONNX Runtime's.
+    pub async fn follow(&self, json: Vec<u8>, file: String, prompt: String, most: usize) -> Result<String, JsValue> {
         let all = Continuations::parse(&json).and_then(|all| all.of(&file)).map_err(fail)?;
         let case = all.get(&prompt).ok_or_else(|| fail(format!("there is no prompt {prompt}")))?;
         let differences = case.follow(&self.decoder, most).await.map_err(fail)?;
         let list: Vec<String> = differences.iter().map(ToString::to_string).collect();
-        judge(&differences, least, tie).map_err(|_| fail(list.join("\n")))?;
         let count = most.min(case.len());
-        Ok(format!("{} of {count} tokens the same. {}", count - list.len(), list.join("; ")))
+        let told = format!("{} of {count} tokens the same. {}", count - list.len(), list.join("; "));
+        match Tolerance::of(&file, &prompt).judge(&differences) {
+            Ok(()) => Ok(told),
+            Err(reason) => Err(fail(format!("{reason}\n{told}"))),
+        }
     }
 }

@@ -26,7 +26,7 @@ Tasks:
                 --device DEVICE    wasm or webgpu (default: wasm)
                 --filter TEXT      only cases whose name contains TEXT
                 --report FILE      where to write the report (default: target/xtask/suite-DEVICE.json)
-  pictures    Run photographs through the npm package in headless Chromium (options as above)
+  pictures    Run photographs and captions through the npm package in headless Chromium (options as above)
   demo        Build and serve the search page, and print its address
                 --port N           the port (default: any free one)
                 --isolated         serve it cross-origin isolated (COOP and COEP)

@@ -35,7 +35,7 @@ const SMOLLM2: &str = "LENSLET_SMOLLM2";
 pub(crate) enum Page {
     /// The cases of `tests/src`, on the module itself.
     Suite,
-    /// Photographs through the npm package.
+    /// Photographs and captions through the npm package.
     Pictures,
 }
 

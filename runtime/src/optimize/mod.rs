@@ -6,6 +6,7 @@
 mod attention;
 mod cache;
 mod convolution;
+mod dequantized;
 mod epilogue;
 mod fold;
 mod integer;
@@ -76,6 +77,7 @@ pub fn optimize(graph: &mut Graph) -> Result<RewriteReport, OptimizeError> {
     let rewrites: Vec<Box<dyn Rewrite>> = vec![
         // Before constants are folded, while weights are still 8-bit.
         Box::new(integer::FuseIntegerProducts),
+        Box::new(dequantized::KeepWeightsQuantized),
         Box::new(fold::FoldConstants),
         Box::new(recognise::Recognise),
         Box::new(epilogue::FuseNormAffine),

@@ -37,8 +37,13 @@ impl Ports {
         };
         let mut growing = HashMap::new();
         for (id, node) in graph.nodes() {
-            let (Op::Attention(_), [_, _, _, _, _, past_k, past_v], [_, Some(k), Some(v)]) =
-                (&node.op, node.inputs.as_slice(), node.outputs.as_slice())
+            let at = match node.op {
+                Op::Attention(_) => 5,
+                Op::GroupQueryAttention(_) => 3,
+                _ => continue,
+            };
+            let (Some([past_k, past_v]), [_, Some(k), Some(v)]) =
+                (node.inputs.get(at..at + 2), node.outputs.as_slice())
             else {
                 continue;
             };

@@ -268,8 +268,14 @@ impl Run<'_> {
     /// An attention whose caches grow in place, on the CPU.
     async fn grow_on_cpu(&mut self, node: &Node, step: &Step, [k, v]: [usize; 2]) -> Result<(), RunError> {
         let fail = |e| kernel_error(node, e);
-        let tensors = self.inputs_on_host(node, &node.inputs[..5]).await?;
-        let (Op::Attention(op), Some(outputs), Some((_, caches))) = (&node.op, &step.outputs, &mut self.caches) else {
+        // All but the past, which the kernel gets as memory to write to.
+        let mut inputs = node.inputs.clone();
+        match node.op {
+            Op::GroupQueryAttention(_) => inputs[3..5].fill(None),
+            _ => inputs.truncate(5),
+        }
+        let tensors = self.inputs_on_host(node, &inputs).await?;
+        let (Some(outputs), Some((_, caches))) = (&step.outputs, &mut self.caches) else {
             return Err(fail(KernelError::Invalid("is no attention with a cache".into())));
         };
         let (mut keys, mut values) = (std::mem::take(&mut caches.slots[k]), std::mem::take(&mut caches.slots[v]));
@@ -290,7 +296,13 @@ impl Run<'_> {
             let mut buffer = self.r.pool.take(element_count(y_shape)? * size_of::<f32>());
             let mut y = TensorViewMut { dtype: DType::F32, shape: y_shape, bytes: buffer.as_mut_slice() };
             let views = views(self.r.graph, &tensors);
-            attention::run_growing(self.r.cpu, op, &views, growing, &mut y)?;
+            match &node.op {
+                Op::Attention(op) => attention::run_growing(self.r.cpu, op, &views, growing, &mut y)?,
+                Op::GroupQueryAttention(op) => {
+                    attention::grouped::run_growing(self.r.cpu, op, &views, growing, &mut y)?
+                }
+                _ => return Err(KernelError::Invalid("is no attention".into())),
+            }
             Ok(Tensor::from_buffer(DType::F32, y_shape, buffer)?)
         }
         .await;

@@ -3,6 +3,8 @@
 
 import { loadDualTower } from "/package/dist/index.js";
 
+import { captions } from "./captions.mjs";
+
 /** Decoders round a JPEG's colours differently; the native test allows its decoder the same. */
 const LEAST_COSINE = 0.998;
 
@@ -15,6 +17,11 @@ const filter = parameters.get("filter") ?? "";
 globalThis.__lenslet_results = run();
 
 async function run() {
+  const cases = [...(await photographs()), ...(await captions(device, filter))];
+  return { device, cases };
+}
+
+async function photographs() {
   const golden = await (await fetched("/goldens/photo-search-jpeg.json")).json();
   const tower = await loadDualTower(`/served/${golden.model}/`, { device, cache: false });
   try {
@@ -27,7 +34,10 @@ async function run() {
     }
     const least = Math.min(...cases.map((one) => one.cosine ?? 0));
     console.log(`${cases.length} photographs on ${tower.device}: least cosine ${least.toFixed(6)}`);
-    return { device: tower.device, cases };
+    if (tower.device !== device) {
+      throw new Error(`the package ran on ${tower.device} instead of ${device}`);
+    }
+    return cases;
   } finally {
     tower.dispose();
   }

@@ -7,15 +7,8 @@ import { ABSENT, bytes, device, json, optional } from "./files.mjs";
 /** Pictures that are captioned. */
 const CAPTIONED = device === "webgpu" ? 12 : 60;
 
-/**
- * SmolLM2's graphs: how many tokens of ONNX Runtime's greedy continuation of a prompt must be the same, and how far apart
- * the logits of later differences may be. The INT8 graph has no stable answer to compare with; `tests/tests/writing.rs`
- * says why.
- */
-const SMOLLM2 = [
-  { file: "model_quantized.onnx", least: (prompt) => (prompt === "capital" ? 24 : 0), tie: 0.5 },
-  { file: "model.onnx", least: () => 24, tie: 1e-2 },
-];
+/** SmolLM2's graphs. */
+const SMOLLM2 = ["model_quantized.onnx", "model.onnx"];
 
 /** The zoo's decoders continue as ONNX Runtime does. */
 export async function greedy(suite, recorder) {
@@ -75,7 +68,7 @@ export async function captions(suite, recorder) {
 
 /** A language model, if LENSLET_SMOLLM2 names its folder. */
 export async function smollm2(suite, recorder) {
-  for (const { file, least, tie } of SMOLLM2) {
+  for (const file of SMOLLM2) {
     const name = `smollm2 ${file}`;
     if (!recorder.wants(name)) {
       continue;
@@ -96,7 +89,7 @@ export async function smollm2(suite, recorder) {
       // On a GPU that a processor plays, a token takes seconds.
       const most = device === "webgpu" ? 24 : 1000;
       const entry = await recorder.run(`${name} ${prompt}`, () =>
-        model.follow(listing, file, prompt, most, least(prompt), tie),
+        model.follow(listing, file, prompt, most),
       );
       console.log(`${name} ${prompt}: ${entry.detail}`);
     }

@@ -173,7 +173,7 @@ pub(super) const STAGES: &[Stage] = &[
     },
     Stage {
         name: "pictures-wasm",
-        about: "photographs through the npm package on WASM, decoded by Chromium",
+        about: "photographs and captions through the npm package on WASM, decoded by Chromium",
         quick: false,
         needs: &["build-web"],
         requires: PICTURES_PAGE,
@@ -182,7 +182,7 @@ pub(super) const STAGES: &[Stage] = &[
     },
     Stage {
         name: "pictures-webgpu",
-        about: "photographs through the npm package on WebGPU, decoded by Chromium",
+        about: "photographs and captions through the npm package on WebGPU, decoded by Chromium",
         quick: false,
         needs: &["build-web"],
         requires: PICTURES_PAGE,

@@ -1,5 +1,6 @@
 //! `com.microsoft.GroupQueryAttention`: causal attention with a cache, and rotary embedding inside.
 
+use super::Growing;
 use super::core::{Heads, Job, copy_rows};
 use super::rotary::Angles;
 use crate::cpu::args::{input, integer, integers, invalid, optional, output};
@@ -21,13 +22,8 @@ pub(crate) fn run(
     inputs: &[Option<TensorView<'_>>],
     outputs: &mut [TensorViewMut<'_>],
 ) -> Result<(), KernelError> {
-    let (heads, kv_heads) = (op.heads, op.kv_heads);
-    if heads == 0 || kv_heads == 0 || heads % kv_heads != 0 {
-        return Err(invalid(OP, format_args!("{kv_heads} key heads for {heads} query heads")));
-    }
-    let (q, k, v) = operands(inputs, heads, kv_heads)?;
-    let (batch, queries, size) = (q.batch, q.rows, q.size);
-
+    let call = Call::new(op, inputs)?;
+    let (batch, kv_heads, size) = (call.q.batch, op.kv_heads, call.q.size);
     let past = |i: usize| -> Result<(&[f32], usize), KernelError> {
         let Some(view) = optional(inputs, i)? else { return Ok((&[], 0)) };
         match *view.shape {
@@ -36,70 +32,152 @@ pub(crate) fn run(
         }
     };
     let ((past_k, room), (past_v, room_v)) = (past(3)?, past(4)?);
-    let total = integer(OP, input(OP, inputs, 6)?)?;
-    let total = usize::try_from(total).map_err(|_| invalid(OP, format_args!("a total length of {total}")))?;
-    if room != room_v || total < queries {
-        return Err(invalid(OP, format_args!("caches of {room} and {room_v} rows, {queries} new, {total} in all")));
+    if room != room_v {
+        return Err(invalid(OP, format_args!("caches of {room} and {room_v} rows")));
     }
-    let keys = room.max(total);
-    let rows = Rows::new(integers(OP, input(OP, inputs, 5)?)?, batch, queries, total, room)?;
-    let angles = match op.rotary {
-        true => Some(Angles::new(OP, input(OP, inputs, 7)?, input(OP, inputs, 8)?, op.rotary_interleaved)?),
-        false => None,
-    };
-    if let Some(angles) = &angles {
-        if 2 * angles.pairs > size {
-            return Err(invalid(OP, format_args!("tables for {} elements in heads of {size}", 2 * angles.pairs)));
-        }
-        for &start in rows.starts.iter().filter(|_| queries > 0) {
-            angles.check(OP, (start + queries - 1) as i64)?;
-        }
-    }
-
-    output(OP, outputs, 0, DType::F32, &[batch, queries, heads * size])?;
+    let rows = call.rows(room)?;
+    let keys = room.max(call.total);
     for i in 1..3 {
         output(OP, outputs, i, DType::F32, &[batch, kv_heads, keys, size])?;
     }
     let [y, present_k, present_v, ..] = outputs else { return Err(invalid(OP, "three outputs")) };
-    let (y, present_k, present_v) = (y.as_mut_slice::<f32>()?, present_k.as_mut_slice()?, present_v.as_mut_slice()?);
-    let turned = angles.as_ref();
-    append(cpu, (past_k, room), &k, (kv_heads, keys), &rows.starts, turned, present_k);
-    append(cpu, (past_v, room), &v, (kv_heads, keys), &rows.starts, None, present_v);
+    let (present_k, present_v) = (present_k.as_mut_slice()?, present_v.as_mut_slice()?);
+    append(cpu, (past_k, room), &call.k, (kv_heads, keys), &rows.starts, call.angles.as_ref(), present_k);
+    append(cpu, (past_v, room), &call.v, (kv_heads, keys), &rows.starts, None, present_v);
+    let k = Heads::new(present_k, HeadLayout::Split, batch, kv_heads, keys, size);
+    let v = Heads::new(present_v, HeadLayout::Split, batch, kv_heads, keys, size);
+    call.attend(cpu, op, &rows, [k, v], y)
+}
 
-    let mut turned_q;
-    let q = match turned {
-        None => q,
-        Some(angles) => {
-            turned_q = cpu.scratch.take(batch * heads * queries * size * size_of::<f32>());
-            let out: &mut [f32] = bytemuck::cast_slice_mut(turned_q.as_mut_slice());
-            parallel::for_each_chunk(cpu.threads(), out, queries * size, |i, out| {
-                let (b, h) = (i / heads, i % heads);
-                for (r, out) in out.chunks_exact_mut(size).enumerate() {
-                    angles.turn(rows.starts[b] + r, &q.from(b, h, r)[..size], out);
-                }
-            });
-            Heads::new(out, HeadLayout::Split, batch, heads, queries, size)
-        }
-    };
-    let visible = |b: usize, query: usize| {
-        let end = rows.starts[b] + query + 1;
-        let start = op.window.map_or(0, |w| end.saturating_sub(w));
-        start.min(rows.totals[b])..end.min(rows.totals[b])
-    };
-    Job {
-        heads,
-        kv_heads,
-        q,
-        k: Heads::new(present_k, HeadLayout::Split, batch, kv_heads, keys, size),
-        v: Heads::new(present_v, HeadLayout::Split, batch, kv_heads, keys, size),
-        scale: op.scale.unwrap_or_else(|| 1.0 / (size as f32).sqrt()),
-        softcap: op.softcap,
-        bias: None,
-        merged_output: true,
-        zero_masked_rows: true,
+/// Like [`run`] with a cache that only the new rows are written to. Inputs 3 and 4 are not read.
+pub(crate) fn run_growing(
+    cpu: &Cpu,
+    op: &GroupQueryAttention,
+    inputs: &[Option<TensorView<'_>>],
+    cache: Growing<'_>,
+    y: &mut TensorViewMut<'_>,
+) -> Result<(), KernelError> {
+    let call = Call::new(op, inputs)?;
+    let (past, capacity, total) = (cache.past, cache.capacity, call.total);
+    let plane = capacity * call.q.size;
+    let len = call.q.batch * op.kv_heads * plane;
+    if past.max(total) > capacity || [cache.keys.len(), cache.values.len()] != [len; 2] {
+        let room = cache.keys.len();
+        return Err(invalid(OP, format_args!("a cache of {room} for {past} of {total}, room for {capacity} rows")));
     }
-    .run(cpu, visible, y);
-    Ok(())
+    let rows = call.rows(past)?;
+    let grown = |room: &mut [f32], new: &Heads<'_>, angles: Option<&Angles<'_>>| {
+        parallel::for_each_chunk(cpu.threads(), room, plane, |i, room| {
+            let (b, h) = (i / op.kv_heads, i % op.kv_heads);
+            // As in `append`: what a shorter row of the batch does not reach is zeros.
+            room[past.min(total) * new.size..total * new.size].fill(0.0);
+            write(new, (b, h), rows.starts[b], angles, room);
+        });
+    };
+    grown(cache.keys, &call.k, call.angles.as_ref());
+    grown(cache.values, &call.v, None);
+    let all = |data| Heads {
+        data,
+        batch: call.q.batch,
+        rows: total.max(past),
+        size: call.q.size,
+        strides: [op.kv_heads * plane, plane, call.q.size, 1],
+    };
+    call.attend(cpu, op, &rows, [all(cache.keys), all(cache.values)], y)
+}
+
+/// The inputs of one call, caches apart.
+struct Call<'a> {
+    q: Heads<'a>,
+    k: Heads<'a>,
+    v: Heads<'a>,
+    lengths: Vec<i64>,
+    /// Rows of the longest row of the batch, new ones included.
+    total: usize,
+    angles: Option<Angles<'a>>,
+}
+
+impl<'a> Call<'a> {
+    fn new(op: &GroupQueryAttention, inputs: &[Option<TensorView<'a>>]) -> Result<Self, KernelError> {
+        let (heads, kv_heads) = (op.heads, op.kv_heads);
+        if heads == 0 || kv_heads == 0 || heads % kv_heads != 0 {
+            return Err(invalid(OP, format_args!("{kv_heads} key heads for {heads} query heads")));
+        }
+        let (q, k, v) = operands(inputs, heads, kv_heads)?;
+        let total = integer(OP, input(OP, inputs, 6)?)?;
+        let total = usize::try_from(total).map_err(|_| invalid(OP, format_args!("a total length of {total}")))?;
+        if total < q.rows {
+            return Err(invalid(OP, format_args!("{} new rows, {total} in all", q.rows)));
+        }
+        let angles = match op.rotary {
+            true => Some(Angles::new(OP, input(OP, inputs, 7)?, input(OP, inputs, 8)?, op.rotary_interleaved)?),
+            false => None,
+        };
+        if let Some(angles) = angles.as_ref().filter(|a| 2 * a.pairs > q.size) {
+            return Err(invalid(OP, format_args!("tables for {} elements in heads of {}", 2 * angles.pairs, q.size)));
+        }
+        Ok(Call { q, k, v, lengths: integers(OP, input(OP, inputs, 5)?)?, total, angles })
+    }
+
+    /// Where each row of the batch continues behind `room` cached rows.
+    fn rows(&self, room: usize) -> Result<Rows, KernelError> {
+        let rows = Rows::new(self.lengths.clone(), self.q.batch, self.q.rows, self.total, room)?;
+        if let Some(angles) = &self.angles {
+            for &start in rows.starts.iter().filter(|_| self.q.rows > 0) {
+                angles.check(OP, (start + self.q.rows - 1) as i64)?;
+            }
+        }
+        Ok(rows)
+    }
+
+    /// The computation, once all keys and values lie together.
+    fn attend(
+        &self,
+        cpu: &Cpu,
+        op: &GroupQueryAttention,
+        rows: &Rows,
+        [k, v]: [Heads<'_>; 2],
+        y: &mut TensorViewMut<'_>,
+    ) -> Result<(), KernelError> {
+        let (heads, q) = (op.heads, self.q);
+        let (batch, queries, size) = (q.batch, q.rows, q.size);
+        output(OP, std::slice::from_mut(y), 0, DType::F32, &[batch, queries, heads * size])?;
+        let y = y.as_mut_slice::<f32>()?;
+        let mut turned_q;
+        let q = match &self.angles {
+            None => q,
+            Some(angles) => {
+                turned_q = cpu.scratch.take(batch * heads * queries * size * size_of::<f32>());
+                let out: &mut [f32] = bytemuck::cast_slice_mut(turned_q.as_mut_slice());
+                parallel::for_each_chunk(cpu.threads(), out, queries * size, |i, out| {
+                    let (b, h) = (i / heads, i % heads);
+                    for (r, out) in out.chunks_exact_mut(size).enumerate() {
+                        angles.turn(rows.starts[b] + r, &q.from(b, h, r)[..size], out);
+                    }
+                });
+                Heads::new(out, HeadLayout::Split, batch, heads, queries, size)
+            }
+        };
+        let visible = |b: usize, query: usize| {
+            let end = rows.starts[b] + query + 1;
+            let start = op.window.map_or(0, |w| end.saturating_sub(w));
+            start.min(rows.totals[b])..end.min(rows.totals[b])
+        };
+        Job {
+            heads,
+            kv_heads: op.kv_heads,
+            q,
+            k,
+            v,
+            scale: op.scale.unwrap_or_else(|| 1.0 / (size as f32).sqrt()),
+            softcap: op.softcap,
+            bias: None,
+            merged_output: true,
+            zero_masked_rows: true,
+        }
+        .run(cpu, visible, y);
+        Ok(())
+    }
 }
 
 /// q, k and v, from three inputs or packed in the first.
@@ -188,16 +266,22 @@ fn append(
         old.copy_from_slice(&past[i * room * size..][..room * size]);
         // Rows that a shorter row of the batch does not reach are zeros, so that a cache never holds garbage.
         rest.fill(0.0);
-        let fresh = &mut out[starts[b] * size..][..new.rows * size];
-        match angles {
-            None => copy_rows(new, b, h, fresh),
-            Some(angles) => {
-                for (r, out) in fresh.chunks_exact_mut(size).enumerate() {
-                    angles.turn(starts[b] + r, &new.from(b, h, r)[..size], out);
-                }
+        write(new, (b, h), starts[b], angles, out);
+    });
+}
+
+/// Writes the new rows of a head from row `start` of `out` on, turned by their angles.
+fn write(new: &Heads<'_>, (b, h): (usize, usize), start: usize, angles: Option<&Angles<'_>>, out: &mut [f32]) {
+    let size = new.size;
+    let fresh = &mut out[start * size..][..new.rows * size];
+    match angles {
+        None => copy_rows(new, b, h, fresh),
+        Some(angles) => {
+            for (r, out) in fresh.chunks_exact_mut(size).enumerate() {
+                angles.turn(start + r, &new.from(b, h, r)[..size], out);
             }
         }
-    });
+    }
 }
 
 #[cfg(test)]
@@ -210,6 +294,60 @@ mod tests {
     const HEADS: usize = 4;
     const KV: usize = 2;
     const SIZE: usize = 6;
+
+    /// Calls on one growing cache give what calls with the whole past give, rows of the batch of different lengths included.
+    #[test]
+    fn a_growing_cache_equals_a_given_past() {
+        let cpu = Cpu::new(2);
+        let mut rng = Rng(41);
+        let (b, capacity) = (2, 9);
+        let op = GroupQueryAttention { rotary: true, ..op(Some(5)) };
+        let tables = [rng.tensor(&[16, SIZE / 2]), rng.tensor(&[16, SIZE / 2])];
+        let mut rooms = [vec![7f32; b * KV * capacity * SIZE], vec![7f32; b * KV * capacity * SIZE]];
+        let mut past = [
+            Tensor::from_slice::<f32>(&[b, KV, 0, SIZE], &[]).unwrap(),
+            Tensor::from_slice::<f32>(&[b, KV, 0, SIZE], &[]).unwrap(),
+        ];
+        let mut filled = 0;
+        for (rows, lengths) in [(4usize, [4i32, 2]), (1, [5, 3]), (2, [7, 5])] {
+            let q = rng.tensor(&[b, rows, HEADS * SIZE]);
+            let (k, v) = (rng.tensor(&[b, rows, KV * SIZE]), rng.tensor(&[b, rows, KV * SIZE]));
+            let total = lengths[0] as usize;
+            let lengths = Tensor::vector(&lengths.map(|n| n - 1));
+            let all = Tensor::scalar(total as i32);
+            let inputs = [
+                Some(&q),
+                Some(&k),
+                Some(&v),
+                Some(&past[0]),
+                Some(&past[1]),
+                Some(&lengths),
+                Some(&all),
+                Some(&tables[0]),
+                Some(&tables[1]),
+            ];
+            let (y, present) = ([b, rows, HEADS * SIZE], [b, KV, total, SIZE]);
+            let outputs: [(DType, &[usize]); 3] = [(DType::F32, &y), (DType::F32, &present), (DType::F32, &present)];
+            let want = run_kernel(&inputs, &outputs, |i, o| run(&cpu, &op, i, o)).unwrap();
+            let [keys, values_room] = &mut rooms;
+            let mut growing = Some(Growing { keys, values: values_room, capacity, past: filled });
+            let mut alone = inputs;
+            alone[3..5].fill(None);
+            let got =
+                run_kernel(&alone, &outputs[..1], |i, o| run_growing(&cpu, &op, i, growing.take().unwrap(), &mut o[0]));
+            assert_eq!(values::<f32>(&got.unwrap()[0]), values::<f32>(&want[0]));
+            filled = total;
+            for (room, present) in rooms.iter().zip(&want[1..]) {
+                let present = values::<f32>(present);
+                for plane in 0..b * KV {
+                    let (rows, free) = room[plane * capacity * SIZE..][..capacity * SIZE].split_at(total * SIZE);
+                    assert_eq!(rows, &present[plane * total * SIZE..][..total * SIZE]);
+                    assert!(free.iter().all(|x| *x == 7.0), "rows behind the new ones are not touched");
+                }
+            }
+            past = [want[1].clone(), want[2].clone()];
+        }
+    }
 
     fn op(window: Option<usize>) -> GroupQueryAttention {
         GroupQueryAttention {

@@ -209,6 +209,33 @@ mod tests {
         assert_eq!(at, tiles.pixels.data.len());
     }
 
+    /// Against what transformers' SmolVLMImageProcessor makes of the same picture; see testdata/README.md.
+    #[cfg(feature = "image")]
+    #[test]
+    fn equals_transformers() {
+        let wide = crate::tasks::image::decode(include_bytes!("../testdata/gradient_37x23.png")).unwrap();
+        let at = |x: usize, y: usize| wide.data()[(y * 37 + x) * 3..][..3].to_vec();
+        let tall = (0..37).flat_map(|x| (0..23).flat_map(move |y| at(x, y))).collect();
+        let tall = Pixels::from_rgb(23, 37, tall).unwrap();
+        let mut expected = &include_bytes!("../testdata/tiles.bin")[..];
+        for (source, edge, splits, code, grid) in
+            [(&wide, 60, true, 1, [3, 4]), (&tall, 50, true, 3, [4, 3]), (&wide, 60, false, 1, [0, 0])]
+        {
+            let tiler = processor(&format!(
+                r#"{{"size": {{"longest_edge": {edge}}}, "max_image_size": {{"longest_edge": 16}}, "resample": {code},
+                    "do_image_splitting": {splits}, "do_rescale": false, "do_normalize": false}}"#
+            ));
+            let tiles = tiler.process(source).unwrap();
+            assert_eq!(tiles.grid, grid);
+            let (these, rest) = expected.split_at(tiles.pixels.data.len());
+            let worst = tiles.pixels.data.iter().zip(these).map(|(found, byte)| (found - f32::from(*byte)).abs());
+            // A rounding that goes the other way in one resize is spread by the next.
+            assert!(worst.fold(0.0, f32::max) <= 2.0);
+            expected = rest;
+        }
+        assert!(expected.is_empty());
+    }
+
     #[test]
     fn small_or_undivided_pictures_are_one_square() {
         let sizes = r#""size": {"longest_edge": 32}, "max_image_size": {"longest_edge": 32}"#;
