@@ -100,7 +100,9 @@ impl Session {
         #[cfg(not(feature = "gpu"))]
         let gpu = None;
         let (pool, uploaded) = (BufferPool::default(), Uploaded::default());
-        Self::on(graph, Arc::new(Backend { cpu: Cpu::new(options.threads), gpu, pool, uploaded }))
+        #[allow(clippy::arc_with_non_send_sync)] // In browsers wgpu's handles stay on one thread.
+        let backend = Arc::new(Backend { cpu: Cpu::new(options.threads), gpu, pool, uploaded });
+        Self::on(graph, backend)
     }
 
     /// A session on the devices of this one. Constants whose memory the two graphs share are packed and uploaded once.

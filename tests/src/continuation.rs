@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use lenslet::generate::{Decoder, Feed};
 use serde::Deserialize;
 
+use crate::backend::Backend;
 use crate::greedy::argmax;
 
 /// `greedy.json` of SmolLM2: prompts by name, for each file.
@@ -108,15 +109,19 @@ impl Tolerance {
     /// For a graph of SmolLM2 and a prompt of its `greedy.json`.
     ///
     /// The INT8 graph has no stable answer to compare with: its activations are quantized over a whole tensor that a few huge
-    /// values stretch, so that a last-bit difference flips roundings. ONNX Runtime itself, with noise of 1e-7 on the weights of
-    /// the norms and fed with its own tokens as here, would choose others at up to 9 of the 48 places of a long prompt, from
-    /// place 0 on, with logits up to 0.78 apart (8 seeds, 1.32); never behind the prompt `capital`.
-    pub fn of(file: &str, prompt: &str) -> Self {
-        let quantized = file.contains("quantized");
-        match prompt {
-            "capital" => Tolerance { least: usize::MAX, others: 0, tie: 0.0 },
-            _ if quantized => Tolerance { least: 0, others: 10, tie: 1.0 },
-            _ => Tolerance { least: 24, others: usize::MAX, tie: 1e-2 },
+    /// values stretch, so that a last-bit difference flips roundings. ONNX Runtime itself (1.32), fed with its own tokens as
+    /// here and with noise on the weights of the norms, chooses others: with noise of 1e-7 at up to 9 of the 48 places of a long
+    /// prompt, from place 0 on, with logits up to 0.78 apart (8 seeds), and never behind `capital`; with noise of 1e-6 at place 0
+    /// behind `capital` too, in 4 of 6 seeds, with logits up to 3.5 apart. A CPU is as exact as the former, WGSL's functions are
+    /// only as exact as the latter.
+    pub fn of(file: &str, prompt: &str, backend: Backend) -> Self {
+        let exact = backend != Backend::WebGpu;
+        match (file.contains("quantized"), prompt) {
+            (false, "capital") => Tolerance { least: usize::MAX, others: 0, tie: 0.0 },
+            (false, _) => Tolerance { least: 24, others: usize::MAX, tie: 1e-2 },
+            (true, "capital") if exact => Tolerance { least: usize::MAX, others: 0, tie: 0.0 },
+            (true, "capital") => Tolerance { least: 0, others: 2, tie: 4.0 },
+            (true, _) => Tolerance { least: 0, others: 10, tie: if exact { 1.0 } else { 4.0 } },
         }
     }
 
@@ -141,16 +146,16 @@ mod tests {
     #[test]
     fn only_late_ties_may_differ_and_not_too_many() {
         let at = |at, gap| Difference { at, got: 1, wanted: 2, gap };
-        let single = Tolerance::of("model.onnx", "story");
+        let single = Tolerance::of("model.onnx", "story", Backend::WebGpu);
         assert!(single.judge(&[]).is_ok());
         assert!(single.judge(&[at(24, 5e-3)]).is_ok());
         for bad in [at(23, 5e-3), at(24, 1e-2), at(30, f32::NAN)] {
             assert!(single.judge(&[at(25, 0.0), bad]).is_err(), "{bad}");
         }
-        let quantized = Tolerance::of("model_quantized.onnx", "story");
+        let quantized = Tolerance::of("model_quantized.onnx", "story", Backend::Wasm);
         let many: Vec<_> = (0..11).map(|n| at(n, 0.5)).collect();
         assert!(quantized.judge(&many[..10]).is_ok());
         assert!(quantized.judge(&many).is_err());
-        assert!(Tolerance::of("model_quantized.onnx", "capital").judge(&many[..1]).is_err());
+        assert!(Tolerance::of("model_quantized.onnx", "capital", Backend::Wasm).judge(&many[..1]).is_err());
     }
 }

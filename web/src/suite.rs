@@ -116,7 +116,7 @@ impl Suite {
     }
 
     /// Continues the prompt of a decoder of the zoo, with files (`{name, bytes}[]`) of its folder.
-    pub async fn greedy(&self, folder: String, file: String, json: Vec<u8>, files: Array) -> Result<String, JsValue> {
+    pub async fn greedy(&self, file: String, json: Vec<u8>, files: Array) -> Result<String, JsValue> {
         let greedy = Greedy::parse(&json).map_err(fail)?;
         let files = by_name(&files)?;
         let read = |name: &str| files.get(name).cloned().ok_or_else(|| format!("{name} was not handed over"));
@@ -146,7 +146,7 @@ impl Suite {
         if growing != caches {
             return Err(fail(format!("{growing} of {caches} caches grow in place")));
         }
-        Ok(SuiteLanguageModel { decoder })
+        Ok(SuiteLanguageModel { decoder, backend: self.backend })
     }
 
     /// Fills a skeleton, runs the graph and compares with a `check.json`.
@@ -270,6 +270,7 @@ impl SuiteCaptioner {
 #[wasm_bindgen]
 pub struct SuiteLanguageModel {
     decoder: Decoder,
+    backend: Backend,
 }
 
 #[wasm_bindgen]
@@ -287,7 +288,7 @@ impl SuiteLanguageModel {
         let list: Vec<String> = differences.iter().map(ToString::to_string).collect();
         let count = most.min(case.len());
         let told = format!("{} of {count} tokens the same. {}", count - list.len(), list.join("; "));
-        match Tolerance::of(&file, &prompt).judge(&differences) {
+        match Tolerance::of(&file, &prompt, self.backend).judge(&differences) {
             Ok(()) => Ok(told),
             Err(reason) => Err(fail(format!("{reason}\n{told}"))),
         }

@@ -28,7 +28,7 @@ export async function greedy(suite, recorder) {
     );
     for (const file of files) {
       const graph = { name: file, bytes: await bytes(`${root}/onnx/${file}`) };
-      await recorder.run(`greedy ${folder} ${file}`, () => suite.greedy(folder, file, listing, [graph, ...beside]));
+      await recorder.run(`greedy ${folder} ${file}`, () => suite.greedy(file, listing, [graph, ...beside]));
     }
   }
 }
@@ -70,12 +70,15 @@ export async function captions(suite, recorder) {
 export async function smollm2(suite, recorder) {
   for (const file of SMOLLM2) {
     const name = `smollm2 ${file}`;
-    if (!recorder.wants(name)) {
-      continue;
-    }
     const listing = await optional("/smollm2/greedy.json");
     if (listing === undefined) {
-      recorder.skip(name, "LENSLET_SMOLLM2 does not name the folder with SmolLM2");
+      if (recorder.wants(name)) {
+        recorder.skip(name, "LENSLET_SMOLLM2 does not name the folder with SmolLM2");
+      }
+      continue;
+    }
+    const prompts = SuiteLanguageModel.prompts(listing, file).filter((prompt) => recorder.wants(`${name} ${prompt}`));
+    if (prompts.length === 0) {
       continue;
     }
     let model;
@@ -85,7 +88,7 @@ export async function smollm2(suite, recorder) {
     if (!model) {
       continue;
     }
-    for (const prompt of SuiteLanguageModel.prompts(listing, file)) {
+    for (const prompt of prompts) {
       // On a GPU that a processor plays, a token takes seconds.
       const most = device === "webgpu" ? 24 : 1000;
       const entry = await recorder.run(`${name} ${prompt}`, () =>
