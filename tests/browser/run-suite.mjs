@@ -10,7 +10,7 @@
 import { writeFile } from "node:fs/promises";
 
 import { main, readArgs, readSeconds } from "./lib/args.mjs";
-import { watch, within, withPage } from "./lib/chromium.mjs";
+import { collect, withPage } from "./lib/chromium.mjs";
 
 await main(async () => {
   const args = readArgs(["chromium", "url", "device", "report"], ["filter", "timeout"]);
@@ -22,7 +22,7 @@ await main(async () => {
   }
 
   const started = performance.now();
-  const results = await withPage(args, (page) => collect(page, url, timeout));
+  const results = await withPage(args, (page) => collect(page, url, timeout, "the suite did not end"));
   const report = summarise(results, args.device, performance.now() - started);
   await writeFile(args.report, `${JSON.stringify(report, null, 2)}\n`);
 
@@ -33,26 +33,6 @@ await main(async () => {
   console.log(`${args.device}: ${passed} passed, ${failed} failed, ${skipped} skipped`);
   return failed === 0 && passed > 0 ? 0 : 1;
 });
-
-async function collect(page, url, timeout) {
-  const { crashed, errors } = watch(page, url.origin);
-  const response = await page.goto(url.href);
-  if (!response?.ok()) {
-    throw new Error(`${url.href} answers ${response?.status()}`);
-  }
-  try {
-    await page.waitForFunction(() => globalThis.__lenslet_results !== undefined, null, {
-      timeout: 60_000,
-    });
-  } catch (error) {
-    const why = errors.length > 0 ? `: ${errors.join("; ")}` : "";
-    throw new Error(`the page did not set window.__lenslet_results within 60 s${why}`, {
-      cause: error,
-    });
-  }
-  const results = page.evaluate(() => globalThis.__lenslet_results);
-  return await within(timeout, "the suite did not end", Promise.race([results, crashed]));
-}
 
 /** Checks the shape of the page's results and counts them. */
 function summarise(results, device, milliseconds) {

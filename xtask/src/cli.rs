@@ -35,7 +35,9 @@ Tasks:
                 --device DEVICE    for --check: auto, wasm or webgpu (default: auto)
                 --screenshot FILE  for --check: save a picture of the page
   bench cpu   Measure full-size CLIP ViT-B/32 in turns with ONNX Runtime (Python; LENSLET_PYTHON names one)
-  bench decode Measure the tokens a second of SmolLM2 in turns with ONNX Runtime (LENSLET_SMOLLM2 names its folder)
+  bench decode
+              Measure the tokens a second of SmolLM2 (LENSLET_SMOLLM2 names its folder), natively in turns with
+              ONNX Runtime and in headless Chromium, on WASM, in turns with transformers.js (npm installs it)
                 --json             print one JSON object instead of lines
                 --filter TEXT      only rows whose name contains TEXT
                 --threads N        only this number of threads (may be repeated; default: 1 and 2)

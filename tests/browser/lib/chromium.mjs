@@ -81,6 +81,35 @@ export function watch(page, origin) {
 }
 
 /**
+ * Opens a page and waits for what it sets `window.__lenslet_results` to.
+ *
+ * @param {import("playwright-core").Page} page
+ * @param {URL} url
+ * @param {number} timeout in milliseconds
+ * @param {string} late what to say when the time is up
+ * @param {ReturnType<typeof watch>} watched the page, as {@link watch} watches it
+ */
+export async function collect(page, url, timeout, late, watched = watch(page, url.origin)) {
+  const { crashed, errors } = watched;
+  const response = await page.goto(url.href);
+  if (!response?.ok()) {
+    throw new Error(`${url.href} answers ${response?.status()}`);
+  }
+  try {
+    await page.waitForFunction(() => globalThis.__lenslet_results !== undefined, null, {
+      timeout: 60_000,
+    });
+  } catch (error) {
+    const why = errors.length > 0 ? `: ${errors.join("; ")}` : "";
+    throw new Error(`the page did not set window.__lenslet_results within 60 s${why}`, {
+      cause: error,
+    });
+  }
+  const results = page.evaluate(() => globalThis.__lenslet_results);
+  return await within(timeout, late, Promise.race([results, crashed]));
+}
+
+/**
  * Rejects with `what` when `milliseconds` have passed before `promise` settles.
  *
  * @template T

@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: Lenslet beside ONNX Runtime on one machine, in one run.
+//! `cargo xtask bench`: Lenslet beside ONNX Runtime or transformers.js on one machine, in one run.
 //!
 //! Machines of one class differ by half and a busy one by more, so a figure says something only beside another that was taken
 //! at the same time: the two take turns, each in a process of its own, and a row has the median over the turns of each.
@@ -63,39 +63,48 @@ const PEER: &str = "onnxruntime";
 
 /// Measures and prints.
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<(), Error> {
-    let wanted = |case: &&Case| options.filter.as_ref().is_none_or(|text| case.name.contains(text.as_str()));
-    let cases: Vec<&Case> = CASES.iter().filter(wanted).collect();
-    if cases.is_empty() && !options.decode {
-        let names: Vec<&str> = CASES.iter().map(|case| case.name).collect();
-        return Err(Error::Usage(format!("no row is called so; the rows are {}", names.join(", "))));
-    }
-    let python = models::python()?;
-    eprintln!("Building the command `lenslet` ...");
-    let mut build = workspace.cargo();
-    build.args(["build", "--release", "--package", "lenslet-models", "--bin", "lenslet"]);
-    process::run("building lenslet", &mut build)?;
-    let lenslet = workspace.target().join("release").join(format!("lenslet{}", std::env::consts::EXE_SUFFIX));
-
     // Minutes of measuring are not lost when somebody stops the rest.
     let tell = |line: String| if options.json { eprintln!("{line}") } else { println!("{line}") };
     let rows = if options.decode {
-        decode::rows(workspace, [&lenslet, &python], options, |row| tell(decode::line(row)))?
+        decode::rows(workspace, options, |row| tell(decode::line(row)))?
     } else {
-        let mut rows = Vec::new();
-        for case in cases {
-            let model = models::filled(workspace, &python, case.graph, case.int8)?;
-            for &threads in &options.threads {
-                let row = measure(workspace, [&lenslet, &python], case, &model, threads, options.rounds)?;
-                tell(line(&row));
-                rows.push(row);
-            }
-        }
-        rows
+        graph_rows(workspace, options, |row| tell(line(row)))?
     };
     if options.json {
         println!("{:#}", json!({ "rows": rows }));
     }
     Ok(())
+}
+
+/// The rows of graphs.
+fn graph_rows(workspace: &Workspace, options: &Options, mut done: impl FnMut(&Value)) -> Result<Vec<Value>, Error> {
+    let wanted = |case: &&Case| options.filter.as_ref().is_none_or(|text| case.name.contains(text.as_str()));
+    let cases: Vec<&Case> = CASES.iter().filter(wanted).collect();
+    if cases.is_empty() {
+        let names: Vec<&str> = CASES.iter().map(|case| case.name).collect();
+        return Err(Error::Usage(format!("no row is called so; the rows are {}", names.join(", "))));
+    }
+    let python = models::python()?;
+    let lenslet = built_lenslet(workspace)?;
+    let mut rows = Vec::new();
+    for case in cases {
+        let model = models::filled(workspace, &python, case.graph, case.int8)?;
+        for &threads in &options.threads {
+            let row = measure(workspace, [&lenslet, &python], case, &model, threads, options.rounds)?;
+            done(&row);
+            rows.push(row);
+        }
+    }
+    Ok(rows)
+}
+
+/// The command `lenslet`, built.
+fn built_lenslet(workspace: &Workspace) -> Result<PathBuf, Error> {
+    eprintln!("Building the command `lenslet` ...");
+    let mut build = workspace.cargo();
+    build.args(["build", "--release", "--package", "lenslet-models", "--bin", "lenslet"]);
+    process::run("building lenslet", &mut build)?;
+    Ok(workspace.target().join("release").join(format!("lenslet{}", std::env::consts::EXE_SUFFIX)))
 }
 
 /// One row: both in turns.
@@ -136,10 +145,16 @@ fn measure(
 
 /// Runs a command that prints JSON and takes a number out of it.
 fn number(what: &str, command: &mut Command, pointer: &str) -> Result<f64, Error> {
+    let value = measured(what, command)?;
+    let number = value.pointer(pointer).and_then(Value::as_f64);
+    number.ok_or_else(|| Error::Failed(format!("{what} did not print a number at {pointer}: {value}")))
+}
+
+/// Runs a command that prints JSON.
+fn measured(what: &str, command: &mut Command) -> Result<Value, Error> {
     let output = process::capture(what, command)?;
-    let value: Option<Value> = serde_json::from_str(&output).ok();
-    let number = value.as_ref().and_then(|value| value.pointer(pointer)).and_then(Value::as_f64);
-    number.ok_or_else(|| Error::Failed(format!("{what} did not print a number at {pointer}: {output}")))
+    serde_json::from_str(&output)
+        .map_err(|error| Error::Failed(format!("{what} did not print JSON ({error}): {output}")))
 }
 
 fn median(values: &mut [f64]) -> f64 {
