@@ -28,7 +28,7 @@ pub(super) struct Panels<'a> {
     pub(super) nr: usize,
 }
 
-/// Multiplies `rows` of [k] numbers, zero points already subtracted and odd K padded with a zero, by `panels`;
+/// Multiplies `rows` of K numbers each, zero points already subtracted and odd K padded with a zero, by `panels`;
 /// `store(row, column, sums)` gets each part of the result once. `zero(column)` is subtracted from each weight.
 pub(super) fn multiply(
     cx: Context<'_>,
@@ -65,7 +65,7 @@ pub(super) fn multiply(
     });
 }
 
-/// `sums[j] = row . column (lane + j)` of a panel [k / 2][nr][2].
+/// `sums[j] = row . column (lane + j)` of a panel `[k / 2][nr][2]`.
 fn eight_columns(row: &[i16], panel: &[u8], signed: bool, nr: usize, lane: usize, sums: &mut [i32; LANES]) {
     debug_assert!(panel.len() >= row.len() * nr && lane + LANES <= nr && row.len().is_multiple_of(2));
     #[cfg(target_arch = "x86_64")]
