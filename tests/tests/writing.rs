@@ -2,111 +2,68 @@
 
 use std::path::Path;
 
-use lenslet::generate::{Decoder, Feed};
+use lenslet::SessionOptions;
+use lenslet::generate::Decoder;
 use lenslet::gpu::{Gpu, GpuOptions};
-use lenslet::onnx::{Folder, ImportOptions};
+use lenslet::onnx::Folder;
 use lenslet::tasks::image::decode;
-use lenslet::tasks::writing::{Captioner, WritingFiles, WritingOptions};
-use lenslet::{Session, SessionOptions};
+use lenslet::tasks::writing::{Captioner, WritingOptions};
 use lenslet_tests::backend::Backend;
-use lenslet_tests::greedy::argmax;
+use lenslet_tests::captions::{self, Precision};
+use lenslet_tests::continuation::Continuations;
 use lenslet_tests::native::{options, read, say, shared};
-use serde::Deserialize;
 
-#[derive(Deserialize)]
-struct Emoji {
-    file: String,
-    caption: String,
-    caption_quantized: String,
+fn captioner(folder: &Path, precision: Precision, options: &SessionOptions) -> Captioner {
+    let files = precision.files().into_iter().map(|name| (name.clone(), read(folder.join("captioner").join(name))));
+    captions::load(&files.collect(), precision, options).unwrap()
 }
 
-fn captioner(folder: &Path, suffix: &str, options: &SessionOptions) -> Captioner {
-    let file = |name: &str| read(folder.join(name));
-    let data = Folder(folder.into());
-    let encoder = Session::from_onnx(
-        &file(&format!("encoder_model{suffix}.onnx")),
-        &data,
-        &ImportOptions::default(),
-        options.clone(),
-    )
-    .unwrap();
-    let decoder =
-        Decoder::from_onnx(&file(&format!("decoder_model_merged{suffix}.onnx")), &data, options.clone()).unwrap();
-    let (growing, in_place) = decoder.caches();
-    assert_eq!(growing, in_place, "every cache grows in place");
-    let [model, generation, tokenizer, tokenizer_config, preprocessor] = [
-        "config.json",
-        "generation_config.json",
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "preprocessor_config.json",
-    ]
-    .map(file);
-    let files = WritingFiles {
-        model: Some(&model),
-        generation: Some(&generation),
-        tokenizer: &tokenizer,
-        tokenizer_config: Some(&tokenizer_config),
-        preprocessor: Some(&preprocessor),
-        ..WritingFiles::default()
-    };
-    Captioner::new(encoder, decoder, &files).unwrap()
-}
-
-/// The share of `count` pictures whose caption is ONNX Runtime's.
-fn captions(backend: Backend, suffix: &str, count: usize, least: f64) {
-    let (Some(folder), Some(options)) = (shared("emoji-clip"), options(backend)) else { return };
-    let list: serde_json::Value = serde_json::from_slice(&read(folder.join("openmoji.json"))).unwrap();
-    let list = list.get("pictures").unwrap_or(&list).clone();
-    let list: Vec<Emoji> = serde_json::from_value(list).unwrap();
-    let captioner = captioner(&folder.join("captioner"), suffix, &options);
-    let step = list.len().div_ceil(count);
+/// The share of about `count` pictures whose caption is ONNX Runtime's.
+fn captions(backend: Backend, precision: Precision, count: usize) {
+    let (Some(folder), Some(options)) = (shared(captions::FOLDER), options(backend)) else { return };
+    let sample = captions::sample(&read(folder.join("openmoji.json")), count).unwrap();
+    let captioner = captioner(&folder, precision, &options);
     let mut different = vec![];
-    let mut done = 0;
-    for emoji in list.iter().step_by(step) {
-        let picture = decode(&read(folder.join(&emoji.file))).unwrap();
-        let got =
-            pollster::block_on(async { captioner.caption(&picture, &WritingOptions::default()).await?.rest().await });
-        let wanted = if suffix.is_empty() { &emoji.caption } else { &emoji.caption_quantized };
-        done += 1;
-        let got = got.unwrap();
-        if got.trim() != wanted.trim() {
+    for emoji in &sample {
+        let got = pollster::block_on(captions::caption(&captioner, &read(folder.join(&emoji.file)))).unwrap();
+        let wanted = emoji.caption(precision);
+        if got != wanted {
             different.push(format!("{}: {got:?}, ONNX Runtime {wanted:?}", emoji.file));
         }
     }
-    let share = 1.0 - different.len() as f64 / done as f64;
-    say(&format!("{} of {done} captions{suffix} equal, on {}", done - different.len(), backend.name()));
-    assert!(share >= least, "{share}:\n{}", different.join("\n"));
+    let (done, equal) = (sample.len(), sample.len() - different.len());
+    say(&format!("{equal} of {done} captions equal, {precision:?}, on {}", backend.name()));
+    assert!(equal as f64 / done as f64 >= precision.least(), "{equal} of {done}:\n{}", different.join("\n"));
 }
 
 #[test]
 fn captions_on_the_cpu() {
-    captions(Backend::Cpu, "", 300, 0.99);
+    captions(Backend::Cpu, Precision::Single, 300);
 }
 
 #[test]
 fn captions_in_int8_on_the_cpu() {
-    captions(Backend::Cpu, "_quantized", 300, 0.90);
+    captions(Backend::Cpu, Precision::Quantized, 300);
 }
 
 #[test]
 fn captions_on_the_gpu() {
-    captions(Backend::Gpu, "", 16, 0.99);
+    captions(Backend::Gpu, Precision::Single, 16);
 }
 
 #[test]
 fn captions_in_int8_on_the_gpu() {
-    captions(Backend::Gpu, "_quantized", 16, 0.90);
+    captions(Backend::Gpu, Precision::Quantized, 16);
 }
 
 /// A text that is dropped in the middle leaves nothing on the device, and the next one is written as if it had never been.
 #[test]
 fn dropping_a_text_frees_its_memory() {
-    let (Some(folder), Some(options)) = (shared("emoji-clip"), options(Backend::Gpu)) else { return };
+    let (Some(folder), Some(options)) = (shared(captions::FOLDER), options(Backend::Gpu)) else { return };
     // A device of its own: other tests use the shared one at the same time.
     let gpu = pollster::block_on(Gpu::new(&GpuOptions::default())).unwrap();
     let options = SessionOptions { gpu: Some(gpu.clone()), ..options };
-    let captioner = captioner(&folder.join("captioner"), "", &options);
+    let captioner = captioner(&folder, Precision::Single, &options);
     let picture = decode(&read(folder.join("openmoji/1F355.png"))).unwrap();
     let asked = WritingOptions::default();
     let whole = pollster::block_on(async { captioner.caption(&picture, &asked).await?.rest().await }).unwrap();
@@ -127,12 +84,6 @@ fn dropping_a_text_frees_its_memory() {
     assert_eq!(gpu.memory().in_use, before);
 }
 
-#[derive(Deserialize)]
-struct Continuation {
-    prompt_ids: Vec<u32>,
-    tokens: Vec<u32>,
-}
-
 /// Set to the folder that `make.py` of the shared SmolLM2 wrote.
 const SMOLLM2: &str = "LENSLET_SMOLLM2";
 
@@ -149,28 +100,16 @@ fn language_model(backend: Backend, file: &str, least: impl Fn(&str) -> usize, t
         return;
     };
     let folder = Path::new(&folder);
-    let all: serde_json::Value = serde_json::from_slice(&read(folder.join("greedy.json"))).unwrap();
-    let cases: std::collections::BTreeMap<String, Continuation> = serde_json::from_value(all[file].clone()).unwrap();
+    let cases = Continuations::parse(&read(folder.join("greedy.json"))).unwrap().of(file).unwrap();
     let options = SessionOptions { threads: 2, ..options };
     let decoder = Decoder::from_onnx(&read(folder.join(file)), &Folder(folder.into()), options).unwrap();
     let (growing, in_place) = decoder.caches();
     assert_eq!(growing, in_place, "every cache grows in place");
     for (name, case) in cases {
-        let limit = case.prompt_ids.len() + case.tokens.len();
-        let mut state = decoder.start(1, limit, vec![]);
-        state.reserve(limit);
-        let mut tokens = case.prompt_ids.clone();
-        for (at, &wanted) in case.tokens.iter().enumerate() {
-            let logits = pollster::block_on(decoder.run(&mut state, Feed::tokens(&tokens))).unwrap();
-            let logits = logits.as_slice::<f32>().unwrap();
-            let got = argmax(logits);
-            if got != wanted {
-                let gap = logits[got as usize] - logits[wanted as usize];
-                say(&format!("{file} {name}: token {at} is {got}, ONNX Runtime {wanted}, logits {gap} apart"));
-                assert!(at >= least(&name) && gap < tie, "{file} {name}: token {at}, logits {gap} apart");
-                break;
-            }
-            tokens = vec![wanted];
+        let differences = pollster::block_on(case.follow(&decoder, case.len())).unwrap();
+        if let Some(first) = differences.first() {
+            say(&format!("{file} {name}: {first}"));
+            assert!(first.at >= least(&name) && first.gap < tie, "{file} {name}: {first}");
         }
     }
 }
