@@ -52,8 +52,6 @@ pub(super) struct Pending {
     reading: Reading,
     /// Positions before the step.
     before: usize,
-    /// Whether the graph that begins a sequence ran.
-    first: bool,
 }
 
 /// Token ids [batch, positions]: what a caller gave, or what the step before has chosen and nobody has seen yet.
@@ -197,23 +195,11 @@ impl Decoder {
     /// Adds to a sequence and returns the logits f32 [batch, vocabulary] of the last position. After an error the sequence is
     /// as it was.
     pub async fn run(&self, state: &mut State, feed: Feed<'_>) -> Result<Tensor, DecoderError> {
-        let (positions, mask) = self.begin(state, &feed)?;
-        let feed = self.embedded(state, feed).await?;
-        let phase = self.phase(state);
-        let sampling = Sampling::default();
-        let ids = Ids::Host(feed.tokens);
-        let reading = phase.run(state, &feed, ids, (positions, &mask), (&sampling, &[]), &[phase.logits]).await?;
-        let before = state.positions();
-        state.accept(mask, positions);
-        let logits = match phase.session.finish(reading).await {
-            Ok(mut outputs) => outputs.remove(0),
-            Err(e) => {
-                self.truncate(state, before);
-                return Err(e.into());
-            }
-        };
+        let pending = self.add(state, feed, (&Sampling::default(), &[]), |phase| vec![phase.logits]).await?;
+        let before = pending.before;
+        let logits = self.outputs(state, pending).await?.remove(0);
         if logits.as_slice::<f32>().is_ok_and(|l| l.iter().any(|x| x.is_nan())) {
-            return Err(self.not_a_number(phase, state, before).await);
+            return Err(self.not_a_number(state, before).await);
         }
         let shape = [state.batch(), self.vocabulary];
         logits.reshaped(&shape).map_err(|e| DecoderError::Mismatch(format!("the logits: {e}")))
@@ -240,15 +226,35 @@ impl Decoder {
         sampling: &Sampling,
         history: &[&[u32]],
     ) -> Result<Pending, DecoderError> {
-        let (positions, mask) = self.begin(state, &feed)?;
+        self.add(state, feed, (sampling, history), |phase| phase.choice.to_vec()).await
+    }
+
+    /// Submits a step for the outputs that `wanted` lists. The sequence counts what was added from now on.
+    async fn add(
+        &self,
+        state: &mut State,
+        feed: Feed<'_>,
+        chosen_by: (&Sampling, &[&[u32]]),
+        wanted: impl Fn(&Phase) -> Vec<usize>,
+    ) -> Result<Pending, DecoderError> {
+        let positions = self.check(state, &feed)?;
+        let mask = state.with(positions, feed.mask);
         let feed = self.embedded(state, feed).await?;
-        let first = self.first.is_some() && state.is_empty();
-        let phase = self.phase(state);
-        let ids = Ids::Host(feed.tokens);
-        let reading = phase.run(state, &feed, ids, (positions, &mask), (sampling, history), &phase.choice).await?;
-        let before = state.positions();
+        let (before, ids) = (state.positions(), Ids::Host(feed.tokens));
+        let phase = self.phase(before);
+        let reading = phase.run(state, &feed, ids, (positions, &mask), chosen_by, &wanted(phase)).await?;
         state.accept(mask, positions);
-        Ok(Pending { reading, before, first })
+        Ok(Pending { reading, before })
+    }
+
+    /// Waits for the outputs of a step. After an error the sequence is as it was before that step.
+    async fn outputs(&self, state: &mut State, pending: Pending) -> Result<Vec<Tensor>, DecoderError> {
+        let Pending { reading, before } = pending;
+        let outputs = self.phase(before).session.finish(reading).await;
+        outputs.map_err(|e| {
+            self.truncate(state, before);
+            e.into()
+        })
     }
 
     /// Submits the step behind one whose token is still on the device, so that the device need not wait for the host between
@@ -270,36 +276,26 @@ impl Decoder {
         let reading = phase.run(state, &feed, ids, (1, &mask), (sampling, &[]), &phase.choice).await?;
         let before = state.positions();
         state.accept(mask, 1);
-        Ok(Some(Pending { reading, before, first: false }))
+        Ok(Some(Pending { reading, before }))
     }
 
     /// Waits for the tokens of a step. After an error the sequence is as it was before that step.
     pub(super) async fn resolve(&self, state: &mut State, pending: Pending) -> Result<Vec<Choice>, DecoderError> {
-        let Pending { reading, before, first } = pending;
-        let phase = match &self.first {
-            Some(phase) if first => phase,
-            _ => &self.next,
-        };
-        let outputs = match phase.session.finish(reading).await {
-            Ok(outputs) => outputs,
-            Err(e) => {
-                self.truncate(state, before);
-                return Err(e.into());
-            }
-        };
+        let before = pending.before;
+        let outputs = self.outputs(state, pending).await?;
         let (Some(tokens), Some(scores)) = (outputs[0].to_i64_vec(), outputs[1].to_f32_vec()) else {
             return Err(DecoderError::Mismatch("the chosen tokens are not numbers".into()));
         };
         if scores.iter().any(|s| s.is_nan()) {
-            return Err(self.not_a_number(phase, state, before).await);
+            return Err(self.not_a_number(state, before).await);
         }
         let choice = |(token, log_probability)| Choice { token: token as u32, log_probability };
         Ok(tokens.into_iter().zip(scores).map(choice).collect())
     }
 
     /// Takes back all positions behind the first `before`, and says where what is no number came from.
-    async fn not_a_number(&self, phase: &Phase, state: &mut State, before: usize) -> DecoderError {
-        let layer = self.first_broken_layer(phase, state).await;
+    async fn not_a_number(&self, state: &mut State, before: usize) -> DecoderError {
+        let layer = self.first_broken_layer(self.phase(before), state).await;
         let step = state.calls().saturating_sub(1);
         self.truncate(state, before);
         match layer {
@@ -308,9 +304,10 @@ impl Decoder {
         }
     }
 
-    fn phase(&self, state: &State) -> &Phase {
+    /// The graph for a step behind `positions` positions.
+    fn phase(&self, positions: usize) -> &Phase {
         match &self.first {
-            Some(first) if state.is_empty() => first,
+            Some(first) if positions == 0 => first,
             _ => &self.next,
         }
     }
@@ -321,11 +318,6 @@ impl Decoder {
             feed.embeddings = Some(embedder.run(tokens, state.batch()).await?);
         }
         Ok(feed)
-    }
-
-    fn begin(&self, state: &State, feed: &Feed<'_>) -> Result<(usize, Vec<Vec<bool>>), DecoderError> {
-        let positions = self.check(state, feed)?;
-        Ok((positions, state.with(positions, feed.mask)))
     }
 
     /// Forgets all positions behind the first `positions`; what they are computed from stays.
