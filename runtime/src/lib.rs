@@ -16,6 +16,7 @@ mod session;
 pub mod tasks;
 pub mod tensor;
 
+pub use cpu::CpuKernels;
 #[cfg(feature = "onnx")]
 pub use loader::Error;
 pub use session::{PlanReport, PlannedNode, Session, SessionOptions, TensorInfo};

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use crate::cpu::Cpu;
+use crate::cpu::{Cpu, CpuKernels};
 use crate::error::{KernelError, RunError};
 use crate::graph::{Bindings, Dim, Fact, Graph, ValueId};
 use crate::plan::{Caches, Concrete, Gpu, Held, Place, Placement, Plan, Ports, Reading, Resources, Uploaded, execute};
@@ -17,6 +17,8 @@ const MAX_PLANS: usize = 32;
 pub struct SessionOptions {
     /// CPU threads; 0 means all cores.
     pub threads: usize,
+    /// The instructions that matrix products on the CPU use: the best that the machine has, by default.
+    pub kernels: CpuKernels,
     /// The GPU to use, if any.
     #[cfg(feature = "gpu")]
     pub gpu: Option<crate::gpu::Gpu>,
@@ -101,7 +103,7 @@ impl Session {
         let gpu = None;
         let (pool, uploaded) = (BufferPool::default(), Uploaded::default());
         #[allow(clippy::arc_with_non_send_sync)] // In browsers wgpu's handles stay on one thread.
-        let backend = Arc::new(Backend { cpu: Cpu::new(options.threads), gpu, pool, uploaded });
+        let backend = Arc::new(Backend { cpu: Cpu::with_kernels(options.threads, options.kernels), gpu, pool, uploaded });
         Self::on(graph, backend)
     }
 

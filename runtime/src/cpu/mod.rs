@@ -26,6 +26,9 @@ pub(crate) mod softmax;
 #[cfg(test)]
 mod speed;
 
+pub use matmul::kernel::CpuKernels;
+use matmul::kernel::Kernels;
+
 use crate::error::KernelError;
 use crate::graph::Op;
 use crate::tensor::{BufferPool, Tensor, TensorView, TensorViewMut};
@@ -38,14 +41,25 @@ pub struct Cpu {
     pub(crate) scratch: BufferPool,
     /// Constants in the forms that kernels read.
     pub(crate) packed: packed::PackCache,
+    kernels: CpuKernels,
 }
 
 impl Cpu {
     /// A backend that uses up to `threads` threads (0: as many as there are cores).
     pub fn new(threads: usize) -> Self {
+        Self::with_kernels(threads, CpuKernels::default())
+    }
+
+    /// The same, with matrix products limited to `kernels`.
+    pub fn with_kernels(threads: usize, kernels: CpuKernels) -> Self {
         let cores = || std::thread::available_parallelism().map_or(1, |n| n.get());
         let threads = if threads == 0 { cores() } else { threads };
-        Cpu { threads, scratch: BufferPool::default(), packed: packed::PackCache::default() }
+        Cpu { threads, scratch: BufferPool::default(), packed: packed::PackCache::default(), kernels }
+    }
+
+    /// The micro-kernels of matrix products.
+    pub(crate) fn kernels(&self) -> &'static Kernels {
+        self.kernels.0
     }
 
     /// Threads in use.
@@ -53,9 +67,15 @@ impl Cpu {
         self.threads
     }
 
+    /// For each kind of micro-kernels that this machine has, one with one thread and one with two.
+    #[cfg(test)]
+    pub(crate) fn of_every_kind() -> impl Iterator<Item = Cpu> {
+        CpuKernels::available().flat_map(|kernels| [1, 2].map(|threads| Cpu::with_kernels(threads, kernels)))
+    }
+
     /// What a product needs: all threads and the scratch memory.
     pub(crate) fn context(&self) -> matmul::Context<'_> {
-        matmul::Context { threads: self.threads, scratch: &self.scratch }
+        matmul::Context { threads: self.threads, scratch: &self.scratch, kernels: self.kernels() }
     }
 
     /// Runs `op`. `outputs` have the types and shapes that shape inference gave.

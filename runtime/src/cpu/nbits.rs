@@ -7,8 +7,8 @@ use half::f16;
 use super::Cpu;
 use super::epilogue::Epilogue;
 use super::matmul::driver::Columns;
-use super::matmul::kernel::Number;
 use super::matmul::pack::Matrix;
+use super::matmul::kernel::Number;
 use super::matmul::{Context, Finish};
 use super::operands::Operands;
 use super::parallel;
@@ -248,7 +248,7 @@ pub(crate) fn run(
         thin(cx, a, m, k, &weights, epilogue, out);
     } else {
         let finish = Finish { alpha: 1.0, epilogue, at: 0 };
-        finish.multiply(cx, f32::kernel(), Matrix::new(a, m, k, (k, 1)), (m, n, k), &weights, out);
+        finish.multiply(cx, cx.kernels.f32, Matrix::new(a, m, k, (k, 1)), (m, n, k), &weights, out);
     }
     Ok(())
 }

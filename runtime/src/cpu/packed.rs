@@ -14,6 +14,10 @@ pub(crate) enum Form {
     Rows { groups: usize, m: usize, k: usize },
     /// Panels of columns in bytes.
     ByteColumns { matrices: usize, k: usize, n: usize },
+    /// Panels of columns in quads of bytes, each matrix with the sums of its columns behind.
+    Quads { matrices: usize, k: usize, n: usize },
+    /// Panels of rows in quads of bytes, each group with the sums of its rows behind.
+    QuadRows { groups: usize, m: usize, k: usize },
     /// 16-bit panels of rows less the zero points of the constant `zero`.
     WideRows { groups: usize, m: usize, k: usize, zero: Option<ConstantId> },
 }

@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use super::matmul::kernel::{Kernel, Number};
-use super::{Cpu, conv, integer, matmul, nbits};
+use super::{Cpu, CpuKernels, conv, integer, matmul, nbits};
 use crate::graph::{Conv, MatMul, MatMulIntegerToFloat, MatMulNBits, Op, Padding, Unary, Window};
 use crate::tensor::{AlignedBytes, ConstantId, DType, Tensor, TensorView, TensorViewMut};
 
@@ -122,11 +122,19 @@ fn speed() {
         let (float, int) = unsafe { limits() };
         println!("limits: {float:.1} G f32, {int:.1} G 16-bit multiply-adds/s");
     }
-    tile(f32::kernel());
-    tile(i16::kernel());
+    let kernels = match std::env::var("KERNELS") {
+        Ok(name) => CpuKernels::named(&name).expect("this machine has such kernels"),
+        Err(_) => CpuKernels::default(),
+    };
+    println!("kernels: {}", kernels.name());
+    tile(kernels.0.f32);
+    tile(kernels.0.wide);
+    if let Some(bytes) = kernels.0.bytes {
+        tile(&bytes.tile);
+    }
     let only: Option<usize> = std::env::var("THREADS").ok().and_then(|t| t.parse().ok());
     for threads in only.map_or(vec![1, 2], |t| vec![t]) {
-        let cpu = Cpu::new(threads);
+        let cpu = Cpu::with_kernels(threads, kernels);
         // The linear layers of CLIP ViT-B/32's image tower: 12 blocks with weights of their own.
         let sizes = [(768, 2304), (768, 768), (768, 3072), (3072, 768)];
         let tokens = 50;

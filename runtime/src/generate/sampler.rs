@@ -95,7 +95,7 @@ mod tests {
     #[test]
     fn the_last_position_is_sampled_on_the_gpu() {
         let Some(gpu) = crate::gpu::testing::gpu() else { return };
-        check(SessionOptions { threads: 1, gpu: Some(gpu) });
+        check(SessionOptions { threads: 1, gpu: Some(gpu), ..Default::default() });
     }
 
     #[test]

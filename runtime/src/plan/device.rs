@@ -35,6 +35,9 @@ mod none {
     }
 
     impl Gpu {
+        pub(crate) async fn download(&self, _: &GpuTensor) -> Result<Tensor, KernelError> {
+            absent()
+        }
         pub(crate) async fn download_all(&self, _: &[GpuTensor]) -> Result<Vec<Tensor>, KernelError> {
             absent()
         }

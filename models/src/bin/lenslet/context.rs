@@ -114,7 +114,7 @@ impl Context {
             Device::Gpu => Some(open(false)?),
             Device::Auto => open(true).ok(),
         };
-        Ok(SessionOptions { threads: self.threads, gpu })
+        Ok(SessionOptions { threads: self.threads, gpu, ..SessionOptions::default() })
     }
 
     /// Threads for work beside the model.

@@ -7,7 +7,8 @@ use crate::cpu::Cpu;
 use crate::cpu::epilogue::Epilogue;
 use crate::cpu::integer::Scales;
 use crate::cpu::integer::pack::{self, Bytes, Zeros, widen};
-use crate::cpu::matmul::kernel::Number;
+use crate::cpu::integer::quads::{self, ColumnZeros, Filters, moved};
+use crate::cpu::matmul::kernel::{ByteKernel, Kernel};
 use crate::cpu::matmul::{Context, driver, over_batches};
 use crate::cpu::operands::Operands;
 use crate::cpu::packed::{Form, Packed};
@@ -115,7 +116,7 @@ impl<'a> Convolution<'a> {
         finish: impl Fn(usize, usize, &mut [i32], &mut [O]) + Sync,
     ) -> Result<(), KernelError> {
         let g = &self.geometry;
-        let (k, n, m) = (self.channels * g.taps(), g.output_len(), self.filters / self.groups);
+        let (k, m) = (self.channels * g.taps(), self.filters / self.groups);
         let len = self.outputs()?;
         let out = operands.output::<O>(outputs, 0, len)?;
         if len == 0 {
@@ -135,7 +136,82 @@ impl<'a> Convolution<'a> {
             });
             return Ok(());
         }
-        let kernel = i16::kernel();
+        match cpu.kernels().bytes {
+            Some(kernel) => self.run_quads(cpu, kernel, out, finish),
+            None => self.run_wide(cpu, cpu.kernels().wide, out, finish),
+        }
+        Ok(())
+    }
+
+    /// Convolves with products of bytes.
+    fn run_quads<O: Element>(
+        &self,
+        cpu: &Cpu,
+        kernel: &ByteKernel,
+        out: &mut [O],
+        finish: impl Fn(usize, usize, &mut [i32], &mut [O]) + Sync,
+    ) {
+        let g = &self.geometry;
+        let (k, n, m) = (self.channels * g.taps(), g.output_len(), self.filters / self.groups);
+        let mr = kernel.tile.mr;
+        let filters = Filters { bytes: self.w, zeros: &self.w_zeros };
+        let group_len = Filters::len(m, k, mr);
+        let cached = self.constant.map(|(id, _)| {
+            cpu.packed.get(id, Form::QuadRows { groups: self.groups, m, k }, self.groups * group_len, |bytes| {
+                for (group, out) in bytes.chunks_exact_mut(group_len.max(1)).enumerate() {
+                    filters.pack(cpu.threads(), kernel, group, (m, k), out);
+                }
+            })
+        });
+        let has_zeros = (0..self.filters).any(|filter| filters.zero(kernel, filter) != 0);
+        let image = self.channels * g.input_len();
+        over_batches(cpu, g.batch * self.groups, m * n, out, |cx: Context<'_>, i, out: &mut [O]| {
+            let group = i % self.groups;
+            let packed = match &cached {
+                Some(all) => Packed::Cached(all.clone()),
+                None => {
+                    let mut room = cx.scratch.take(group_len);
+                    filters.pack(cx.threads, kernel, group, (m, k), room.as_mut_slice());
+                    Packed::Scratch(room)
+                }
+            };
+            let at = if cached.is_some() { group * group_len } else { 0 };
+            let (rows, sums) = packed.as_slice::<u8>()[at..][..group_len].split_at(quads::rows_len(m, k, mr));
+            let sums: &[i32] = bytemuck::cast_slice(sums);
+            let patches = Patches::<u8>::new(g, &self.x.data[i * image..][..image], self.x.flip(), self.x_zero);
+            // Sums over the window are only asked for if a filter has a zero point.
+            let mut room = cx.scratch.take(if has_zeros { n * size_of::<i32>() } else { 0 });
+            let columns: &mut [i32] = bytemuck::cast_slice_mut(room.as_mut_slice());
+            if has_zeros {
+                patches.sum_columns(cx.scratch, columns);
+            }
+            let columns = &*columns;
+            let zeros = ColumnZeros::One(moved(self.x_zero, self.x.signed, true));
+            let out = SharedMut::new(out);
+            driver::multiply(cx, &kernel.tile, (m, n, k), rows, &patches, |row, column, part| {
+                let filter = group * m + row;
+                let zero = filters.zero(kernel, filter);
+                let rest = sums[row].wrapping_sub((k as i32).wrapping_mul(zero));
+                quads::correct(part, column, (zero, rest), columns, zeros);
+                let at = row * n + column;
+                // SAFETY: the driver stores each part of the m x n outputs once.
+                let out = unsafe { out.slice(at, part.len()) };
+                finish(filter, i * m * n + at, part, out);
+            });
+        });
+    }
+
+    /// Convolves with products of bytes widened to 16 bits.
+    fn run_wide<O: Element>(
+        &self,
+        cpu: &Cpu,
+        kernel: &Kernel<i16>,
+        out: &mut [O],
+        finish: impl Fn(usize, usize, &mut [i32], &mut [O]) + Sync,
+    ) {
+        let g = &self.geometry;
+        let (k, n, m) = (self.channels * g.taps(), g.output_len(), self.filters / self.groups);
+        let image = self.channels * g.input_len();
         let rows_len = pack::rows_len(m, k, kernel.mr);
         let pack_rows = |threads: usize, group: usize, out: &mut [i16]| {
             let zero = |row: usize| self.w_zeros.at(group * m + row);
@@ -172,6 +248,5 @@ impl<'a> Convolution<'a> {
                 finish(group * m + row, i * m * n + at, sums, out);
             });
         });
-        Ok(())
     }
 }

@@ -18,7 +18,6 @@ pub(crate) use pool::run as run_pool;
 
 use super::Cpu;
 use super::epilogue::Epilogue;
-use super::matmul::kernel::Number;
 use super::matmul::pack::{Matrix, Widen};
 use super::matmul::{Context, Finish, over_batches};
 use super::operands::Operands;
@@ -80,7 +79,7 @@ fn typed<S: Element + Widen>(
         });
         return Ok(());
     }
-    let kernel = f32::kernel();
+    let kernel = cpu.kernels().f32;
     let rows = |group: usize| Matrix::new(&filter_data[group * m * k..][..m * k], m, k, (k, 1));
     let rows_len = rows(0).packed_rows_len(kernel.mr);
     let cached = w.constant.map(|id| {

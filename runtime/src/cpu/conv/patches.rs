@@ -5,7 +5,9 @@ use std::ops::Range;
 
 use super::geometry::Geometry;
 use crate::cpu::integer::pack::widen;
+use crate::cpu::integer::quads;
 use crate::cpu::matmul::driver::Columns;
+use crate::tensor::BufferPool;
 
 /// Columns that a block has at most; wider requests go in parts.
 const WIDTH: usize = 256;
@@ -36,6 +38,40 @@ impl<'a> Patches<'a, u8> {
     pub(crate) fn new(geometry: &'a Geometry, x: &'a [u8], flip: i16, zero: i16) -> Self {
         let channels = x.len() / geometry.input_len().max(1);
         Patches { geometry, x, k: channels * geometry.taps(), pad: zero as u8, flip }
+    }
+}
+
+impl Patches<'_, u8> {
+    /// Writes the sum of each column, its bytes taken as `i8` as products of bytes take them: the window slides over the sum of
+    /// all channels.
+    pub(crate) fn sum_columns(&self, scratch: &BufferPool, sums: &mut [i32]) {
+        let g = self.geometry;
+        let len = g.input_len();
+        let mask = self.mask();
+        let number = |x: u8| i32::from((x ^ mask) as i8);
+        let mut room = scratch.take(len * size_of::<i32>());
+        let plane: &mut [i32] = bytemuck::cast_slice_mut(room.as_mut_slice());
+        plane.fill(0);
+        for channel in self.x.chunks_exact(len.max(1)) {
+            plane.iter_mut().zip(channel).for_each(|(sum, &x)| *sum += number(x));
+        }
+        let channels = (self.k / g.taps()) as i32;
+        let plane = Patches { geometry: g, x: &*plane, k: g.taps(), pad: number(self.pad) * channels, flip: 0 };
+        sums.fill(0);
+        let mut line = [0; WIDTH];
+        for from in (0..sums.len()).step_by(WIDTH) {
+            let part = from..(from + WIDTH).min(sums.len());
+            let sums = &mut sums[part.clone()];
+            for tap in 0..g.taps() {
+                plane.gather(tap, part.clone(), &mut line);
+                sums.iter_mut().zip(&line).for_each(|(sum, x)| *sum = sum.wrapping_add(*x));
+            }
+        }
+    }
+
+    /// What makes i8 of the bytes.
+    fn mask(&self) -> u8 {
+        quads::mask(self.flip != 0, true)
     }
 }
 
@@ -155,6 +191,49 @@ impl Columns<i16> for Patches<'_, u8> {
                     let out = &mut room[(first + panel) * stride + step * nr * 2..][..nr * 2];
                     for ((out, &x), &y) in out.as_chunks_mut::<2>().0.iter_mut().zip(even).zip(odd) {
                         *out = [widen(x, self.flip) - zero, widen(y, self.flip) - zero];
+                    }
+                }
+            }
+        }
+        (room, stride)
+    }
+}
+
+impl Columns<u8> for Patches<'_, u8> {
+    fn needs_room(&self) -> bool {
+        true
+    }
+
+    fn together(&self, all: usize) -> usize {
+        all
+    }
+
+    fn block<'s>(
+        &'s self,
+        nr: usize,
+        k: Range<usize>,
+        panels: Range<usize>,
+        room: &'s mut [u8],
+    ) -> (&'s [u8], usize) {
+        let stride = k.len() * nr;
+        let mask = self.mask();
+        let mut lines = [[0; WIDTH]; 4];
+        for part in self.parts(nr, panels.clone()) {
+            let first = part.start / nr - panels.start;
+            for step in 0..k.len() / 4 {
+                for (i, line) in lines.iter_mut().enumerate() {
+                    // K is padded to whole steps; the other side is zero there.
+                    let row = k.start + 4 * step + i;
+                    if row < self.k {
+                        self.gather(row, part.clone(), line);
+                    }
+                }
+                let [a, b, c, d] = &lines;
+                for panel in 0..part.len().div_ceil(nr) {
+                    let out = &mut room[(first + panel) * stride + step * nr * 4..][..nr * 4];
+                    let [a, b, c, d] = [a, b, c, d].map(|line| &line[panel * nr..][..nr]);
+                    for ((((out, a), b), c), d) in out.as_chunks_mut::<4>().0.iter_mut().zip(a).zip(b).zip(c).zip(d) {
+                        *out = [a ^ mask, b ^ mask, c ^ mask, d ^ mask];
                     }
                 }
             }

@@ -85,8 +85,7 @@ fn cases() -> impl Iterator<Item = (usize, &'static Case, Window, Geometry)> {
 
 #[test]
 fn floats_with_epilogue_and_constants() {
-    for threads in [1, 2] {
-        let cpu = Cpu::new(threads);
+    for cpu in Cpu::of_every_kind() {
         for (i, c, window, g) in cases() {
             let (x, w) = (numbers(c.x.iter().product(), 5), numbers(c.w.iter().product(), 7));
             let n = g.output_len();
@@ -120,7 +119,10 @@ fn floats_with_epilogue_and_constants() {
 
 #[test]
 fn integers_are_exact() {
-    let cpu = Cpu::new(2);
+    Cpu::of_every_kind().for_each(|cpu| check_integers(&cpu));
+}
+
+fn check_integers(cpu: &Cpu) {
     for (i, c, window, g) in cases() {
         for signs in 0..4 {
             let dtype = |signed: bool| if signed { DType::I8 } else { DType::U8 };
@@ -149,7 +151,7 @@ fn integers_are_exact() {
                     let inputs = [Some(tx.view()), Some(wv), zero.then_some(xz.view()), zero.then_some(wzv)];
                     let mut out = vec![-1i32; len];
                     let op = ConvInteger { groups: c.groups, window: window.clone() };
-                    run_integer(&cpu, &op, &inputs, &mut [view(&mut out, &[len])]).unwrap();
+                    run_integer(cpu, &op, &inputs, &mut [view(&mut out, &[len])]).unwrap();
                     assert!(out.iter().zip(&sums).all(|(&x, &y)| x as f64 == y), "case {i} signs {signs} {zeros}");
 
                     let scales: Vec<f32> = (0..zeros.max(1)).map(|i| 0.01 + 0.002 * i as f32).collect();
@@ -168,7 +170,7 @@ fn integers_are_exact() {
                     let mut out = vec![0f32; len];
                     let op =
                         ConvIntegerToFloat { groups: c.groups, window: window.clone(), activation: Some(Unary::Relu) };
-                    run_integer_to_float(&cpu, &op, &inputs, &mut [view(&mut out, &[len])]).unwrap();
+                    run_integer_to_float(cpu, &op, &inputs, &mut [view(&mut out, &[len])]).unwrap();
                     for (at, &got) in out.iter().enumerate() {
                         let filter = at / n % c.w[0];
                         let scaled = sums[at] as f32 * (0.5 * scales[filter % scales.len()]);

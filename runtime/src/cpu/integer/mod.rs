@@ -3,18 +3,16 @@
 //! Sums wrap as 32-bit integers do; that needs K above 33,000 with the largest numbers throughout.
 
 pub(crate) mod pack;
+pub(crate) mod quads;
 mod thin;
+mod wide;
 
-use pack::{ByteColumns, Bytes, Zeros};
+use pack::{Bytes, Zeros};
 
 use super::Cpu;
 use super::epilogue::Epilogue;
 use super::matmul::dims::Dims;
-use super::matmul::kernel::Number;
-use super::matmul::{Context, driver, over_batches};
 use super::operands::Operands;
-use super::packed::{Form, Packed};
-use super::parallel::SharedMut;
 use crate::error::KernelError;
 use crate::graph::MatMulIntegerToFloat;
 use crate::tensor::{Element, TensorView, TensorViewMut};
@@ -27,7 +25,7 @@ pub(crate) fn run(
 ) -> Result<(), KernelError> {
     let operands = Operands::new("MatMulInteger", inputs);
     let product = Product::new("MatMulInteger", operands, 2, 3)?;
-    product.run::<i32>(cpu, operands, outputs, |_, _, _, sums, out| out.copy_from_slice(sums))
+    product.run::<i32>(cpu, operands, outputs, |part, out| out.copy_from_slice(part.sums))
 }
 
 /// Runs [`crate::graph::Op::MatMulIntegerToFloat`].
@@ -49,7 +47,7 @@ pub(crate) fn run_to_float(
         residual: operands.elements(7, "residual", product.dims.outputs()?)?,
     };
     let scales = Scales::new(operands, (2, "a_scale"), (3, "b_scale"), n)?;
-    product.run::<f32>(cpu, operands, outputs, |at, row, column, sums, out| {
+    product.run::<f32>(cpu, operands, outputs, |Part { at, row, column, sums }, out| {
         epilogue.finish(row, column, at, scales.columns(column, sums), out);
     })
 }
@@ -125,77 +123,35 @@ impl<'a> Product<'a> {
         Ok(Product { dims, a: Bytes::of(op, &a)?, b: Bytes::of(op, &b)?, b_view: b, a_zeros, b_zeros })
     }
 
-    /// Multiplies; `finish(at, row, column, sums, out)` writes the part of the outputs that begins with element `at`.
+    /// Multiplies; `finish(part, out)` writes the part of the outputs that begins with element `part.at`.
     fn run<O: Element>(
         &self,
         cpu: &Cpu,
         operands: Operands<'_>,
         outputs: &mut [TensorViewMut<'_>],
-        finish: impl Fn(usize, usize, usize, &mut [i32], &mut [O]) + Sync,
+        finish: impl Fn(Part<'_>, &mut [O]) + Sync,
     ) -> Result<(), KernelError> {
-        let Dims { m, n, k, ref batches, b_matrices } = self.dims;
         let len = self.dims.outputs()?;
         let out = operands.output::<O>(outputs, 0, len)?;
         if len == 0 {
             return Ok(());
         }
-        let kernel = i16::kernel();
-        let b_len = pack::columns_len(k, n, kernel.nr);
-        let pack_b = |threads: usize, index: usize, out: &mut [u8]| {
-            pack::pack_columns(threads, self.b.part(index * k * n, k * n).data, k, n, kernel.nr, out);
-        };
-        let cached = self.b_view.constant.map(|id| {
-            cpu.packed.get(id, Form::ByteColumns { matrices: b_matrices, k, n }, b_matrices * b_len, |bytes| {
-                for (i, out) in bytes.chunks_exact_mut(b_len.max(1)).enumerate() {
-                    pack_b(cpu.threads(), i, out);
-                }
-            })
-        });
-        let product = |cx: Context<'_>, batch: usize, out: &mut [O]| {
-            let (ai, bi) = batches[batch];
-            let zero = |row: usize| self.a_zeros.at(ai * m + row);
-            if let Some(all) = cached.as_ref().filter(|_| thin::serves(m, k, kernel.nr)) {
-                let padded = k.next_multiple_of(2);
-                let mut room = cx.scratch.take(m * padded * size_of::<i16>());
-                let rows: &mut [i16] = bytemuck::cast_slice_mut(room.as_mut_slice());
-                // Rows one behind the other: panels of one row.
-                pack::pack_rows(1, self.a.part(ai * m * k, m * k), m, k, 1, zero, rows);
-                let bytes = Bytes { data: &all.as_slice()[bi * b_len..][..b_len], signed: self.b.signed };
-                let panels = thin::Panels { bytes, k, n, nr: kernel.nr };
-                let out = SharedMut::new(out);
-                thin::multiply(cx, rows, &panels, &self.b_zeros, bi * n, |row, column, sums| {
-                    let at = row * n + column;
-                    // SAFETY: each part of the m x n outputs is stored once.
-                    let out = unsafe { out.slice(at, sums.len()) };
-                    finish(batch * m * n + at, row, column, sums, out);
-                });
-                return;
-            }
-            let mut room = cx.scratch.take(pack::rows_len(m, k, kernel.mr) * size_of::<i16>());
-            let rows: &mut [i16] = bytemuck::cast_slice_mut(room.as_mut_slice());
-            pack::pack_rows(cx.threads, self.a.part(ai * m * k, m * k), m, k, kernel.mr, zero, rows);
-            let packed = match &cached {
-                Some(all) => Packed::Cached(all.clone()),
-                None => {
-                    let mut room = cx.scratch.take(b_len);
-                    pack_b(cx.threads, bi, room.as_mut_slice());
-                    Packed::Scratch(room)
-                }
-            };
-            let at = if cached.is_some() { bi * b_len } else { 0 };
-            let panels = Bytes { data: &packed.as_slice::<u8>()[at..][..b_len], signed: self.b.signed };
-            let columns = ByteColumns::new(panels, k, n, kernel.nr, &self.b_zeros, bi);
-            let out = SharedMut::new(out);
-            driver::multiply(cx, kernel, (m, n, k), rows, &columns, |row, column, sums| {
-                let at = row * n + column;
-                // SAFETY: the driver stores each part of the m x n outputs once.
-                let out = unsafe { out.slice(at, sums.len()) };
-                finish(batch * m * n + at, row, column, sums, out);
-            });
-        };
-        over_batches(cpu, batches.len(), m * n, out, product);
+        match cpu.kernels().bytes {
+            Some(kernel) => self.run_quads(cpu, kernel, out, finish),
+            None => self.run_wide(cpu, cpu.kernels().wide, out, finish),
+        }
         Ok(())
     }
+}
+
+/// A stretch of one row of a product.
+struct Part<'a> {
+    /// Its first element, counted over the outputs of all products of a batch.
+    at: usize,
+    row: usize,
+    column: usize,
+    /// Exact sums, which whoever finishes them may overwrite.
+    sums: &'a mut [i32],
 }
 
 #[cfg(test)]
@@ -257,8 +213,7 @@ mod tests {
             (&[3, 0], &[0, 4]),
         ];
         let mut id = 0;
-        for threads in [1, 2] {
-            let cpu = Cpu::new(threads);
+        for cpu in Cpu::of_every_kind() {
             for &(a_shape, b_shape) in shapes {
                 for signs in 0..4 {
                     let (a_signed, b_signed) = (signs & 1 == 1, signs & 2 == 2);
@@ -293,13 +248,16 @@ mod tests {
 
     #[test]
     fn extremes_and_wrapping() {
-        let cpu = Cpu::new(1);
+        Cpu::of_every_kind().for_each(|cpu| check_extremes(&cpu));
+    }
+
+    fn check_extremes(cpu: &Cpu) {
         // 255 * 255 * 40000 does not fit an i32; the sum wraps as two's complement does.
         let k = 40_000;
         let a = Tensor::from_slice(&[1, k], &vec![255u8; k]).unwrap();
         let b = Tensor::from_slice(&[k, 1], &vec![255u8; k]).unwrap();
         let mut out = [0i32];
-        run(&cpu, &[Some(a.view()), Some(b.view())], &mut [view(&mut out, &[1])]).unwrap();
+        run(cpu, &[Some(a.view()), Some(b.view())], &mut [view(&mut out, &[1])]).unwrap();
         assert_eq!(out[0], (255i64 * 255 * k as i64) as i32);
         // The largest differences that zero points can make.
         let low = Tensor::from_slice(&[2, 6], &[-128i8; 12]).unwrap();
@@ -307,13 +265,16 @@ mod tests {
         let (az, bz) = (Tensor::scalar(127i8), Tensor::vector(&[-128i8, 127, 0]));
         let mut out = [0i32; 6];
         let inputs = [Some(low.view()), Some(high.view()), Some(az.view()), Some(bz.view())];
-        run(&cpu, &inputs, &mut [view(&mut out, &[6])]).unwrap();
+        run(cpu, &inputs, &mut [view(&mut out, &[6])]).unwrap();
         assert_eq!(out[..3], [-255 * 255 * 6, 0, -255 * 127 * 6]);
     }
 
     #[test]
     fn scaled_with_epilogue() {
-        let cpu = Cpu::new(2);
+        Cpu::of_every_kind().for_each(|cpu| check_scaled(&cpu));
+    }
+
+    fn check_scaled(cpu: &Cpu) {
         let (m, n, k) = (5, 18, 40);
         let a = bytes(m * k, 1, false).reshaped(&[m, k]).unwrap();
         let b = bytes(k * n, 2, true).reshaped(&[k, n]).unwrap();
@@ -328,7 +289,7 @@ mod tests {
             let all = [&a, &b, &sa, &sb, &az, &bz, &tb, &tr].map(|t| Some(t.view()));
             let mut out = vec![0f32; m * n];
             let op = MatMulIntegerToFloat { activation: Some(Unary::Relu) };
-            run_to_float(&cpu, &op, &all, &mut [view(&mut out, &[m * n])]).unwrap();
+            run_to_float(cpu, &op, &all, &mut [view(&mut out, &[m * n])]).unwrap();
             for (i, &y) in out.iter().enumerate() {
                 let scale = 0.02f32 * scales[if per_column { i % n } else { 0 }];
                 let want = (sums[i] as f32 * scale + bias[i % n]).max(0.0) + residual[i];

@@ -86,7 +86,14 @@ impl Zeros {
         Ok(Zeros(if len == 0 { vec![0] } else { zeros }))
     }
 
-    /// Zero points given as they are; none means 0.
+    /// The zero point of all rows or columns, if there is one for all.
+    pub(crate) fn one(&self) -> Option<i16> {
+        match self.0[..] {
+            [one] => Some(one),
+            _ => None,
+        }
+    }
+
     /// The zero point of row or column `i`, counted over all matrices.
     #[inline]
     pub(crate) fn at(&self, i: usize) -> i16 {

@@ -8,17 +8,19 @@
 
 use std::ops::Range;
 
-use super::kernel::{Kernel, Number};
+use super::kernel::{Kernel, Kernels, Number};
 use crate::cpu::parallel;
 use crate::tensor::BufferPool;
 
-/// Threads and scratch memory for one product.
+/// Threads, scratch memory and micro-kernels for one product.
 #[derive(Clone, Copy)]
 pub(crate) struct Context<'a> {
     /// Threads that may work on it.
     pub(crate) threads: usize,
     /// Memory to borrow.
     pub(crate) scratch: &'a BufferPool,
+    /// The machine's micro-kernels.
+    pub(crate) kernels: &'static Kernels,
 }
 
 impl Context<'_> {

@@ -10,7 +10,7 @@ use dims::Dims;
 use driver::Columns;
 pub(crate) use driver::{Context, PackedColumns};
 use half::f16;
-use kernel::{Kernel, Number};
+use kernel::Kernel;
 use pack::{Matrix, Widen};
 
 use super::Cpu;
@@ -60,7 +60,7 @@ fn typed<S: Element + Widen>(
     if len == 0 {
         return Ok(());
     }
-    let kernel = f32::kernel();
+    let kernel = cpu.kernels().f32;
     let a_strides = if op.trans_a && a.shape.len() > 1 { (1, m) } else { (k, 1) };
     let transposed = op.trans_b && b.shape.len() > 1;
     let b_strides = if transposed { (1, k) } else { (n, 1) };
@@ -216,7 +216,7 @@ pub(crate) fn gemm(
     if thin::serves(m, &b) {
         return thin::multiply(cx, a, b, store);
     }
-    let kernel = f32::kernel();
+    let kernel = cx.kernels.f32;
     let mut room = cx.scratch.take(a.packed_rows_len(kernel.mr) * size_of::<f32>());
     let panels: &mut [f32] = bytemuck::cast_slice_mut(room.as_mut_slice());
     a.pack_rows(cx.threads, kernel.mr, panels);

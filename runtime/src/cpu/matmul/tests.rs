@@ -27,7 +27,7 @@ fn gemm_on_strided_slices() {
                 let b_strides = if bt { (1, k) } else { (n, 1) };
                 let stride = n + 2;
                 let mut c = vec![1.0f32; m * stride];
-                let cx = Context { threads, scratch: &pool };
+                let cx = Context { threads, scratch: &pool, kernels: &kernel::Kernels::available()[0] };
                 gemm(cx, (m, n, k), 0.5, &a, a_strides, &b, b_strides, &mut c, stride, false);
                 gemm(cx, (m, n, k), 0.5, &a, a_strides, &b, b_strides, &mut c, stride, true);
                 for i in 0..m {
@@ -45,10 +45,10 @@ fn gemm_on_strided_slices() {
 #[test]
 fn every_kernel_agrees() {
     let pool = BufferPool::default();
-    let cx = Context { threads: 2, scratch: &pool };
+    let cx = Context { threads: 2, scratch: &pool, kernels: &kernel::Kernels::available()[0] };
     let (m, n, k) = (23, 45, 301);
     let (a, b) = (numbers(m * k, 5), numbers(k * n, 7));
-    for kernel in kernel::all_f32() {
+    for kernel in kernel::Kernels::available().iter().map(|kernels| kernels.f32) {
         let mut out = vec![0.0; m * n];
         let finish = Finish { alpha: 1.0, epilogue: Epilogue::default(), at: 0 };
         let columns = Matrix::new(&b, k, n, (n, 1));
@@ -102,8 +102,7 @@ fn operator_with_shapes_constants_and_epilogue() {
         (&[4, 0], &[0, 3], false, false),
         (&[8, 13, 64], &[8, 64, 13], false, false),
     ];
-    for threads in [1, 2] {
-        let cpu = Cpu::new(threads);
+    for cpu in Cpu::of_every_kind() {
         for (case, &(a, b, trans_a, trans_b)) in shapes.iter().enumerate() {
             let dims = Dims::of(a, b, trans_a, trans_b).unwrap();
             let len = dims.outputs().unwrap();

@@ -1,17 +1,30 @@
 //! Micro-kernels: a tile of a few rows by a few vectors of columns, held in registers over a stretch of K.
 //!
 //! One layout serves f32 and integers. K runs in steps of [`Number::STEP`] elements (1 for f32; 2 for integers, whose
-//! vector instructions add two products at once). A panel of `a` is `[k / STEP][mr][STEP]`, a panel of `b` is
-//! `[k / STEP][nr][STEP]`. Integers are 8-bit numbers less their zero point, in 16 bits: the difference of two 8-bit
-//! numbers and the sum of two products of such differences are exact.
+//! vector instructions add two or four products at once). A panel of `a` is `[k / STEP][mr][STEP]`, a panel of `b` is
+//! `[k / STEP][nr][STEP]`.
+//!
+//! Integers come in two forms. In 16 bits they are 8-bit numbers less their zero point: the difference of two 8-bit
+//! numbers and the sum of two products of such differences are exact. In 8 bits they are the numbers themselves, for
+//! machines that add four products of bytes in one instruction; what the zero points contribute is taken off afterwards.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx_vnni;
+mod choice;
 mod portable;
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
 mod wasm;
-#[cfg(target_arch = "x86_64")]
-mod x86;
+#[cfg(all(target_arch = "wasm32", target_feature = "relaxed-simd"))]
+mod wasm_dot;
 
 use std::ops::AddAssign;
+
+pub use choice::CpuKernels;
+pub(crate) use choice::Kernels;
 
 /// A number that micro-kernels multiply.
 pub(crate) trait Number: bytemuck::Pod + Default + Send + Sync {
@@ -21,43 +34,25 @@ pub(crate) trait Number: bytemuck::Pod + Default + Send + Sync {
     const STEP: usize;
     /// Elements of K after which a tile goes back to memory, so that a panel of b stays in the first-level cache.
     const K_BLOCK: usize;
-
-    /// The best kernel for this machine.
-    fn kernel() -> &'static Kernel<Self>;
 }
 
 impl Number for f32 {
     type Acc = f32;
     const STEP: usize = 1;
     const K_BLOCK: usize = 256;
-
-    fn kernel() -> &'static Kernel<f32> {
-        #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            return &x86::F32;
-        }
-        #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
-        return &wasm::F32;
-        #[allow(unreachable_code)]
-        &portable::F32
-    }
 }
 
 impl Number for i16 {
     type Acc = i32;
     const STEP: usize = 2;
     const K_BLOCK: usize = 512;
+}
 
-    fn kernel() -> &'static Kernel<i16> {
-        #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("avx2") {
-            return &x86::I16;
-        }
-        #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
-        return &wasm::I16;
-        #[allow(unreachable_code)]
-        &portable::I16
-    }
+/// A byte of either sign: [`ByteKernel`] tells which.
+impl Number for u8 {
+    type Acc = i32;
+    const STEP: usize = 4;
+    const K_BLOCK: usize = 1024;
 }
 
 /// `c = a b` or `c += a b` for `rows` rows; the arguments of [`Kernel::run`] as pointers, K in steps.
@@ -93,10 +88,18 @@ impl<T: Number> Kernel<T> {
         assert!(rows >= 1 && rows <= self.mr && k.is_multiple_of(T::STEP));
         assert!(a.len() >= k * self.mr && b.len() >= k * self.nr);
         assert!(c_stride >= self.nr && c.len() >= (rows - 1) * c_stride + self.nr);
-        // SAFETY: the asserts are the kernel's contract on sizes; `Number::kernel` gave it after detecting the
+        // SAFETY: the asserts are the kernel's contract on sizes; `Kernels` gave it after detecting the
         // instructions it uses.
         unsafe { (self.run)(rows, k / T::STEP, a.as_ptr(), b.as_ptr(), c.as_mut_ptr(), c_stride, add) }
     }
+}
+
+/// A micro-kernel on bytes: those of `b` are i8.
+pub(crate) struct ByteKernel {
+    /// The tile.
+    pub(crate) tile: Kernel<u8>,
+    /// Whether the bytes of `a` are i8; else they are u8.
+    pub(crate) a_signed: bool,
 }
 
 /// Calls `$rows_fn::<R>` for the `R` that equals `$rows`, so that the tile's height is known when compiling.
@@ -111,18 +114,6 @@ macro_rules! by_rows {
 }
 use by_rows;
 
-/// All kernels of a type that this machine runs, for tests.
-#[cfg(test)]
-pub(crate) fn all_f32() -> Vec<&'static Kernel<f32>> {
-    vec![&portable::F32, f32::kernel()]
-}
-
-/// The same for integers.
-#[cfg(test)]
-pub(crate) fn all_i16() -> Vec<&'static Kernel<i16>> {
-    vec![&portable::I16, i16::kernel()]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -132,7 +123,7 @@ mod tests {
         T::Acc: PartialEq + std::fmt::Debug,
     {
         for rows in 1..=kernel.mr {
-            for k in [0, 2, 4, 14] {
+            for k in [0, 4, 8, 28] {
                 let a: Vec<T> = (0..k * kernel.mr).map(&value).collect();
                 let b: Vec<T> = (0..k * kernel.nr).map(|i| value(i * 7 + 3)).collect();
                 let stride = kernel.nr + 3;
@@ -161,13 +152,17 @@ mod tests {
 
     #[test]
     fn tiles_of_every_height() {
-        // Small whole numbers: exact in f32 whatever the order.
-        for kernel in all_f32() {
-            check(kernel, |i| (i * 37 % 23) as f32 - 11.0, |x, y| x * y);
-        }
-        for kernel in all_i16() {
-            check(kernel, |i| (i * 211 % 511) as i16 - 255, |x, y| x as i32 * y as i32);
-            check(kernel, |_| -255, |x, y| x as i32 * y as i32);
+        for kernels in Kernels::available() {
+            // Small whole numbers: exact in f32 whatever the order.
+            check(kernels.f32, |i| (i * 37 % 23) as f32 - 11.0, |x, y| x * y);
+            check(kernels.wide, |i| (i * 211 % 511) as i16 - 255, |x, y| x as i32 * y as i32);
+            check(kernels.wide, |_| -255, |x, y| x as i32 * y as i32);
+            if let Some(ByteKernel { tile, a_signed }) = kernels.bytes {
+                let left = |x: u8| if *a_signed { x as i8 as i32 } else { x as i32 };
+                for value in [|i: usize| (i * 89) as u8, |_| 0x80, |_| 0xff, |_| 0x7f] {
+                    check(tile, value, |x, y| left(x) * y as i8 as i32);
+                }
+            }
         }
     }
 }

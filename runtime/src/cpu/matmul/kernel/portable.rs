@@ -1,7 +1,7 @@
 //! Tiles in plain Rust that compilers turn into vector code: aarch64 (NEON) and machines without the extensions that
 //! the other files use.
 
-use super::{Kernel, by_rows};
+use super::{ByteKernel, Kernel, by_rows};
 
 /// aarch64 has 32 vector registers, so that 8 rows of two vectors fit; others have 16.
 const MR: usize = if cfg!(target_arch = "aarch64") { 8 } else { 4 };
@@ -11,6 +11,10 @@ const NR: usize = 8;
 pub(super) static F32: Kernel<f32> = Kernel { name: "f32 portable", mr: MR, nr: NR, run: f32_tile };
 /// Any machine.
 pub(super) static I16: Kernel<i16> = Kernel { name: "i16 portable", mr: MR, nr: NR, run: i16_tile };
+
+/// Any machine.
+pub(super) static BYTES: ByteKernel =
+    ByteKernel { tile: Kernel { name: "u8 i8 portable", mr: MR, nr: NR, run: byte_tile }, a_signed: false };
 
 /// `x * y + z`, fused where that is one instruction (elsewhere it would be a call).
 #[inline(always)]
@@ -77,5 +81,12 @@ fn i16_product(z: i32, x: &[i16], y: &[i16]) -> i32 {
     z.wrapping_add(x[0] as i32 * y[0] as i32).wrapping_add(x[1] as i32 * y[1] as i32)
 }
 
+/// One step of a sum: four products of bytes.
+#[inline(always)]
+fn byte_product(z: i32, x: &[u8], y: &[u8]) -> i32 {
+    (0..4).fold(z, |z, i| z.wrapping_add(x[i] as i32 * y[i] as i8 as i32))
+}
+
 tile!(f32_tile, f32_rows, f32, f32, 1, f32_product, |x: f32, y: f32| x + y);
 tile!(i16_tile, i16_rows, i16, i32, 2, i16_product, |x: i32, y: i32| x.wrapping_add(y));
+tile!(byte_tile, byte_rows, u8, i32, 4, byte_product, |x: i32, y: i32| x.wrapping_add(y));

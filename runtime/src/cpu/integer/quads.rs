@@ -1,0 +1,273 @@
+//! Products of bytes by instructions that add up four of them.
+//!
+//! Such an instruction wants one operand unsigned and the other signed, or both signed, whatever the model has. Turning
+//! over a byte's top bit moves its number and its zero point by 128, so any pair of types can be had. Zero points are
+//! not subtracted beforehand (a difference needs nine bits); what they contribute is taken off the sums instead:
+//! `sum (a - za) (b - zb) = sum a b - za sum b - zb (sum a - K za)`, exact in wrapping 32-bit arithmetic.
+
+use super::pack::{Bytes, Zeros};
+use super::{Part, Product};
+use crate::cpu::Cpu;
+use crate::cpu::matmul::driver::{self, PackedColumns, RowPanels};
+use crate::cpu::matmul::kernel::ByteKernel;
+use crate::cpu::matmul::{Context, over_batches};
+use crate::cpu::packed::{Form, Packed};
+use crate::cpu::parallel::{self, SharedMut};
+use crate::tensor::Element;
+
+/// Elements of K that a step takes.
+const STEP: usize = 4;
+/// The top bit.
+const TOP: u8 = 0x80;
+
+/// What turns a byte's number into the same number, moved by 128 if that is what another signedness takes.
+pub(crate) fn mask(signed: bool, wanted: bool) -> u8 {
+    if signed == wanted { 0 } else { TOP }
+}
+
+/// Where a zero point goes when its bytes are masked.
+pub(crate) fn moved(zero: i16, signed: bool, wanted: bool) -> i32 {
+    let by = match (signed, wanted) {
+        (true, false) => 128,
+        (false, true) => -128,
+        _ => 0,
+    };
+    i32::from(zero) + by
+}
+
+/// The sum of the numbers that masked bytes stand for.
+fn sum(bytes: &[u8], mask: u8, signed: bool) -> i32 {
+    let add = |sum: i32, x: i32| sum.wrapping_add(x);
+    match signed {
+        true => bytes.iter().map(|&x| i32::from((x ^ mask) as i8)).fold(0, add),
+        false => bytes.iter().map(|&x| i32::from(x ^ mask)).fold(0, add),
+    }
+}
+
+/// Bytes of packed rows.
+pub(crate) fn rows_len(m: usize, k: usize, mr: usize) -> usize {
+    RowPanels::new(m, mr).count * mr * k.next_multiple_of(STEP)
+}
+
+/// Writes `m` rows of `k` bytes as panels of `[k / 4][mr][4]` numbers, signed as `wanted`, and the sum of each row. K is
+/// padded with zeros to whole steps.
+pub(crate) fn pack_rows(
+    threads: usize,
+    bytes: Bytes<'_>,
+    wanted: bool,
+    (m, k): (usize, usize),
+    mr: usize,
+    out: &mut [u8],
+    sums: &mut [i32],
+) {
+    let panels = RowPanels::new(m, mr);
+    sums[..m].fill(0);
+    if m == 0 || k == 0 {
+        return;
+    }
+    let threads = if m * k < 1 << 16 { 1 } else { threads };
+    let (mask, size) = (mask(bytes.signed, wanted), mr * k.next_multiple_of(STEP));
+    let sums = SharedMut::new(sums);
+    parallel::for_each_chunk(threads, &mut out[..panels.count * size], size, |i, out| {
+        for (r, row) in panels.range(i).enumerate() {
+            let line = &bytes.data[row * k..][..k];
+            // SAFETY: each row belongs to one panel.
+            let total = unsafe { sums.slice(row, 1) };
+            total[0] = sum(line, mask, wanted);
+            let (quads, rest) = line.as_chunks::<STEP>();
+            let mask = u32::from_ne_bytes([mask; STEP]);
+            for (place, quad) in out[STEP * r..].chunks_mut(STEP * mr).zip(quads) {
+                let quad = u32::from_ne_bytes(*quad) ^ mask;
+                place[..STEP].copy_from_slice(&quad.to_ne_bytes());
+            }
+            if !rest.is_empty() {
+                let place = &mut out[(quads.len() * mr + r) * STEP..][..STEP];
+                place.fill(0);
+                place.iter_mut().zip(rest).for_each(|(place, x)| *place = x ^ mask as u8);
+            }
+        }
+    });
+}
+
+/// Bytes of packed columns, without their sums.
+fn panels_len(k: usize, n: usize, nr: usize) -> usize {
+    n.next_multiple_of(nr) * k.next_multiple_of(STEP)
+}
+
+/// Bytes of packed columns and, behind them, their sums.
+fn columns_len(k: usize, n: usize, nr: usize) -> usize {
+    panels_len(k, n, nr) + n.next_multiple_of(nr) * size_of::<i32>()
+}
+
+/// Writes `k` x `n` bytes as panels of `[k / 4][nr][4]` numbers of i8, padded with zeros, and behind them the sum of each
+/// column.
+fn pack_columns(threads: usize, bytes: Bytes<'_>, k: usize, n: usize, nr: usize, out: &mut [u8]) {
+    let (panels, sums) = out.split_at_mut(panels_len(k, n, nr));
+    let sums: &mut [i32] = bytemuck::cast_slice_mut(sums);
+    sums.fill(0);
+    if k == 0 || n == 0 {
+        return;
+    }
+    let threads = if k * n < 1 << 15 { 1 } else { threads };
+    let mask = mask(bytes.signed, true);
+    let sums = SharedMut::new(sums);
+    parallel::for_each_chunk(threads, panels, nr * k.next_multiple_of(STEP), |panel, out| {
+        let first = panel * nr;
+        let width = nr.min(n - first);
+        // SAFETY: each column belongs to one panel.
+        let sums = unsafe { sums.slice(first, width) };
+        for (step, out) in out.chunks_exact_mut(STEP * nr).enumerate() {
+            let rows = step * STEP..(step * STEP + STEP).min(k);
+            if width < nr || rows.len() < STEP {
+                out.fill(0);
+            }
+            for (i, row) in rows.enumerate() {
+                let row = &bytes.data[row * n + first..][..width];
+                for ((quad, x), sum) in out.as_chunks_mut::<STEP>().0.iter_mut().zip(row).zip(&mut *sums) {
+                    quad[i] = x ^ mask;
+                    *sum = sum.wrapping_add(i32::from((x ^ mask) as i8));
+                }
+            }
+        }
+    });
+}
+
+/// Zero points of the columns of one product.
+#[derive(Clone, Copy)]
+pub(crate) enum ColumnZeros<'a> {
+    /// One for all.
+    One(i32),
+    /// One each.
+    Each(&'a [i32]),
+}
+
+/// Takes off the sums of one row from column `column` on what zero points contributed: the row's zero point, its sum less
+/// K times that, the sums of all columns, and their zero points.
+pub(crate) fn correct(
+    sums: &mut [i32],
+    column: usize,
+    (zero, rest): (i32, i32),
+    columns: &[i32],
+    column_zeros: ColumnZeros<'_>,
+) {
+    match column_zeros {
+        ColumnZeros::One(column_zero) => {
+            let constant = column_zero.wrapping_mul(rest);
+            if zero == 0 {
+                if constant != 0 {
+                    sums.iter_mut().for_each(|s| *s = s.wrapping_sub(constant));
+                }
+                return;
+            }
+            for (s, &c) in sums.iter_mut().zip(&columns[column..]) {
+                *s = s.wrapping_sub(zero.wrapping_mul(c)).wrapping_sub(constant);
+            }
+        }
+        ColumnZeros::Each(zeros) => {
+            for ((s, &c), &z) in sums.iter_mut().zip(&columns[column..]).zip(&zeros[column..]) {
+                *s = s.wrapping_sub(zero.wrapping_mul(c)).wrapping_sub(z.wrapping_mul(rest));
+            }
+        }
+    }
+}
+
+impl Product<'_> {
+    /// Multiplies with `kernel`; see [`Product::run`].
+    pub(super) fn run_quads<O: Element>(
+        &self,
+        cpu: &Cpu,
+        kernel: &ByteKernel,
+        out: &mut [O],
+        finish: impl Fn(Part<'_>, &mut [O]) + Sync,
+    ) {
+        let (m, n, k) = (self.dims.m, self.dims.n, self.dims.k);
+        let (tile, a_signed) = (&kernel.tile, kernel.a_signed);
+        let b_len = columns_len(k, n, tile.nr);
+        let pack_b = |threads: usize, index: usize, out: &mut [u8]| {
+            pack_columns(threads, self.b.part(index * k * n, k * n), k, n, tile.nr, out);
+        };
+        let cached = self.b_view.constant.map(|id| {
+            let form = Form::Quads { matrices: self.dims.b_matrices, k, n };
+            cpu.packed.get(id, form, self.dims.b_matrices * b_len, |bytes| {
+                for (i, out) in bytes.chunks_exact_mut(b_len.max(1)).enumerate() {
+                    pack_b(cpu.threads(), i, out);
+                }
+            })
+        });
+        over_batches(cpu, self.dims.batches.len(), m * n, out, |cx: Context<'_>, batch: usize, out: &mut [O]| {
+            let (ai, bi) = self.dims.batches[batch];
+            let rows_len = rows_len(m, k, tile.mr);
+            let mut room = cx.scratch.take(rows_len + m * size_of::<i32>());
+            let (rows, sums) = room.as_mut_slice().split_at_mut(rows_len);
+            let sums: &mut [i32] = bytemuck::cast_slice_mut(sums);
+            pack_rows(cx.threads, self.a.part(ai * m * k, m * k), a_signed, (m, k), tile.mr, rows, sums);
+            let packed = match &cached {
+                Some(all) => Packed::Cached(all.clone()),
+                None => {
+                    let mut room = cx.scratch.take(b_len);
+                    pack_b(cx.threads, bi, room.as_mut_slice());
+                    Packed::Scratch(room)
+                }
+            };
+            let at = if cached.is_some() { bi * b_len } else { 0 };
+            let (panels, columns) = packed.as_slice::<u8>()[at..][..b_len].split_at(panels_len(k, n, tile.nr));
+            let columns: &[i32] = bytemuck::cast_slice(columns);
+            let room = self.column_zeros(&cx, bi);
+            let column_zeros = match (&room, self.b_zeros.one()) {
+                (Some(room), _) => ColumnZeros::Each(bytemuck::cast_slice(room.as_slice())),
+                (None, zero) => ColumnZeros::One(moved(zero.unwrap_or_default(), self.b.signed, true)),
+            };
+            let row_zero = |row: usize| moved(self.a_zeros.at(ai * m + row), self.a.signed, a_signed);
+            let panels = PackedColumns { data: panels, k: k.next_multiple_of(STEP) };
+            let out = SharedMut::new(out);
+            driver::multiply(cx, tile, (m, n, k), rows, &panels, |row, column, part| {
+                let zero = row_zero(row);
+                let rest = sums[row].wrapping_sub((k as i32).wrapping_mul(zero));
+                correct(part, column, (zero, rest), columns, column_zeros);
+                let at = row * n + column;
+                // SAFETY: the driver stores each part of the m x n outputs once.
+                let out = unsafe { out.slice(at, part.len()) };
+                finish(Part { at: batch * m * n + at, row, column, sums: part }, out);
+            });
+        });
+    }
+
+    /// The zero points of the columns of matrix `index` of b, if they differ.
+    fn column_zeros(&self, cx: &Context<'_>, index: usize) -> Option<crate::tensor::AlignedBytes> {
+        if self.b_zeros.one().is_some() {
+            return None;
+        }
+        let n = self.dims.n;
+        let mut room = cx.scratch.take(n * size_of::<i32>());
+        let zeros: &mut [i32] = bytemuck::cast_slice_mut(room.as_mut_slice());
+        for (j, zero) in zeros.iter_mut().enumerate() {
+            *zero = moved(self.b_zeros.at(index * n + j), self.b.signed, true);
+        }
+        Some(room)
+    }
+}
+
+/// Filters packed as rows, with what their zero points take off.
+pub(crate) struct Filters<'a> {
+    pub(crate) bytes: Bytes<'a>,
+    pub(crate) zeros: &'a Zeros,
+}
+
+impl Filters<'_> {
+    /// Bytes that [`Filters::pack`] writes for a group of `m` filters of `k` numbers.
+    pub(crate) fn len(m: usize, k: usize, mr: usize) -> usize {
+        rows_len(m, k, mr) + m.next_multiple_of(STEP) * size_of::<i32>()
+    }
+
+    /// Writes the rows of group `group` and, behind them, their sums.
+    pub(crate) fn pack(&self, threads: usize, kernel: &ByteKernel, group: usize, (m, k): (usize, usize), out: &mut [u8]) {
+        let (rows, sums) = out.split_at_mut(rows_len(m, k, kernel.tile.mr));
+        let bytes = self.bytes.part(group * m * k, m * k);
+        pack_rows(threads, bytes, kernel.a_signed, (m, k), kernel.tile.mr, rows, bytemuck::cast_slice_mut(sums));
+    }
+
+    /// The zero point of filter `filter` as the kernel sees it.
+    pub(crate) fn zero(&self, kernel: &ByteKernel, filter: usize) -> i32 {
+        moved(self.zeros.at(filter), self.bytes.signed, kernel.a_signed)
+    }
+}
