@@ -6,9 +6,8 @@ use half::f16;
 
 use super::Cpu;
 use super::epilogue::Epilogue;
-use super::matmul::driver::Columns;
+use super::matmul::driver::{self, Columns};
 use super::matmul::pack::Matrix;
-use super::matmul::kernel::Number;
 use super::matmul::{Context, Finish};
 use super::operands::Operands;
 use super::parallel;
@@ -185,8 +184,7 @@ impl Columns<f32> for Weights<'_> {
         room: &'s mut [f32],
     ) -> (&'s [f32], usize) {
         let stride = k.len() * nr;
-        // The driver's stretches are at most this long.
-        let mut row = [0f32; f32::K_BLOCK];
+        let mut row = [0f32; driver::MAX_STRETCH];
         let row = &mut row[..k.len()];
         for (panel, out) in panels.zip(room.chunks_exact_mut(stride)) {
             let width = nr.min(self.n - panel * nr);

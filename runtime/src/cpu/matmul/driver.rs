@@ -132,6 +132,10 @@ struct Blocking {
 const MAX_ROWS: usize = 384;
 /// Columns of a block at most.
 const MAX_COLUMNS: usize = 256;
+/// Bytes of a panel of columns at most, so that it stays in the first-level cache beside the rows it meets.
+const PANEL: usize = 16 << 10;
+/// Elements of K in a stretch at most.
+pub(crate) const MAX_STRETCH: usize = 1024;
 /// Elements of the accumulator block at most.
 const MAX_ACCUMULATORS: usize = 48 << 10;
 
@@ -174,7 +178,7 @@ pub(crate) fn multiply<T: Number>(
     let row_panels = RowPanels::new(m, mr);
     let column_panels = n.div_ceil(nr);
     let (row_blocks, column_blocks) = (row_panels.count.div_ceil(block.rows), column_panels.div_ceil(block.columns));
-    let stretches = k.div_ceil(T::K_BLOCK).max(1);
+    let stretches = k.div_ceil((PANEL / (nr * size_of::<T>())).min(MAX_STRETCH)).max(1);
     let stretch = k.div_ceil(stretches).next_multiple_of(T::STEP);
     let together = b.together(block.columns).clamp(1, block.columns);
     let room = if b.needs_room() { together * nr * stretch } else { 0 };

@@ -32,27 +32,22 @@ pub(crate) trait Number: bytemuck::Pod + Default + Send + Sync {
     type Acc: bytemuck::Pod + Default + AddAssign + Send + Sync;
     /// Elements of K that lie side by side in a panel.
     const STEP: usize;
-    /// Elements of K after which a tile goes back to memory, so that a panel of b stays in the first-level cache.
-    const K_BLOCK: usize;
 }
 
 impl Number for f32 {
     type Acc = f32;
     const STEP: usize = 1;
-    const K_BLOCK: usize = 256;
 }
 
 impl Number for i16 {
     type Acc = i32;
     const STEP: usize = 2;
-    const K_BLOCK: usize = 512;
 }
 
 /// A byte of either sign: [`ByteKernel`] tells which.
 impl Number for u8 {
     type Acc = i32;
     const STEP: usize = 4;
-    const K_BLOCK: usize = 1024;
 }
 
 /// `c = a b` or `c += a b` for `rows` rows; the arguments of [`Kernel::run`] as pointers, K in steps.
