@@ -1,10 +1,12 @@
 //! The command line.
 
 use std::ffi::OsString;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use lexopt::prelude::*;
 
+use crate::bench::Subject;
 use crate::browser::Device;
 use crate::error::Error;
 use crate::suite::Page;
@@ -34,14 +36,16 @@ Tasks:
                                    and fail if more than two searches miss
                 --device DEVICE    for --check: auto, wasm or webgpu (default: auto)
                 --screenshot FILE  for --check: save a picture of the page
-  bench cpu   Measure full-size CLIP ViT-B/32 in turns with ONNX Runtime (Python; LENSLET_PYTHON names one)
+  bench cpu   Measure full-size CLIP ViT-B/32, MiniLM, ResNet-50 and MobileCLIP-S0, in turns with ONNX Runtime (Python;
+              LENSLET_PYTHON names one that has it)
   bench decode
               Measure the tokens a second of SmolLM2 (LENSLET_SMOLLM2 names its folder), natively in turns with
               ONNX Runtime and in headless Chromium, on WASM, in turns with transformers.js (npm installs it)
-                --json             print one JSON object instead of lines
+                --json             print one JSON object instead of a table or lines
                 --filter TEXT      only rows whose name contains TEXT
                 --threads N        only this number of threads (may be repeated; default: 1 and 2)
-                --rounds N         turns of each (default: 3)
+                --rounds N         turns of each (default: 20; for decode 3)
+                --peer NAME        only this peer (may be repeated; default: all; not for decode)
   serve DIR   Serve a folder on 127.0.0.1 (--port, --isolated as above)";
 
 /// A parsed command line.
@@ -156,26 +160,25 @@ fn demo(parser: &mut lexopt::Parser) -> Result<Task, lexopt::Error> {
 
 fn bench(parser: &mut lexopt::Parser) -> Result<Task, lexopt::Error> {
     let mut options = crate::bench::Options::default();
-    let (mut what, mut threads) = (None, Vec::new());
+    let mut what = None;
     while let Some(arg) = parser.next()? {
         match arg {
             Value(name) if what.is_none() => what = Some(name.string()?),
             Long("json") => options.json = true,
             Long("filter") => options.filter = Some(parser.value()?.string()?),
-            Long("threads") => threads.push(parser.value()?.parse::<std::num::NonZeroUsize>()?.get()),
-            Long("rounds") => options.rounds = parser.value()?.parse::<std::num::NonZeroUsize>()?.get(),
+            Long("threads") => options.threads.push(parser.value()?.parse::<NonZeroUsize>()?.get()),
+            Long("rounds") => options.rounds = Some(parser.value()?.parse::<NonZeroUsize>()?.get()),
+            Long("peer") => options.peers.push(parser.value()?.parse()?),
             Long("help") | Short('h') => return Ok(Task::Help),
             other => return Err(other.unexpected()),
         }
     }
-    options.decode = match what.as_deref() {
-        Some("cpu") => false,
-        Some("decode") => true,
-        _ => return Err("bench measures cpu or decode: `cargo xtask bench decode`".into()),
+    options.subject = match what.as_deref() {
+        Some("cpu") => Subject::Cpu,
+        Some("decode") if options.peers.is_empty() => Subject::Decode,
+        Some("decode") => return Err("bench decode has one peer in each place: leave --peer out".into()),
+        _ => return Err("bench measures cpu or decode: `cargo xtask bench cpu`".into()),
     };
-    if !threads.is_empty() {
-        options.threads = threads;
-    }
     Ok(Task::Bench(options))
 }
 
@@ -198,6 +201,7 @@ fn serve(parser: &mut lexopt::Parser) -> Result<Task, lexopt::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::Peer;
 
     fn parse_words(words: &str) -> Result<Task, Error> {
         parse(words.split_whitespace().map(OsString::from))
@@ -219,11 +223,12 @@ mod tests {
             panic!("test does not parse");
         };
         assert_eq!(test.only, ["fmt", "doc"]);
-        let Ok(Task::Bench(bench)) = parse_words("bench cpu --json --threads 4") else {
+        let Ok(Task::Bench(bench)) = parse_words("bench cpu --json --threads 4 --rounds 5 --peer onnxruntime") else {
             panic!("bench does not parse");
         };
-        assert!(bench.json && bench.threads == [4] && !bench.decode);
-        assert!(matches!(parse_words("bench decode"), Ok(Task::Bench(bench)) if bench.decode));
+        assert!(bench.json && bench.threads == [4] && bench.rounds == Some(5) && bench.subject == Subject::Cpu);
+        assert_eq!(bench.peers, [Peer::OnnxRuntime]);
+        assert!(matches!(parse_words("bench decode"), Ok(Task::Bench(bench)) if bench.subject == Subject::Decode));
     }
 
     #[test]
@@ -239,6 +244,8 @@ mod tests {
             "bench",
             "bench gpu",
             "bench cpu --rounds 0",
+            "bench cpu --peer onnx",
+            "bench decode --peer onnxruntime",
             "serve",
             "serve a b",
         ] {

@@ -1,48 +1,45 @@
-//! The models that are measured: full-size skeletons of the test material, filled by its own recipe, and the Python that fills
-//! them and runs the peer.
+//! The models that are measured: full-size skeletons of the test material, filled by its own recipe.
 
-use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::cases::Precision;
 use crate::error::Error;
 use crate::process;
 use crate::workspace::Workspace;
 
-/// Names a Python for the peer.
-const PYTHON: &str = "LENSLET_PYTHON";
+/// A graph of the test material: its model's folder and its file's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Graph(pub(super) &'static str, pub(super) &'static str);
 
-/// What that Python must be able to import.
-const MODULES: &str = "numpy, onnx, onnxruntime";
-
-/// The Python named by `LENSLET_PYTHON`, or the one on `PATH`, if it has what is needed.
-pub(super) fn python() -> Result<PathBuf, Error> {
-    let named = env::var_os(PYTHON).map(PathBuf::from);
-    let found = named.or_else(|| process::find_program("python3")).or_else(|| process::find_program("python"));
-    let missing = |why: String| Error::Missing {
-        what: "a Python with onnxruntime",
-        why,
-        remedy: format!(
-            "python3 -m venv peers && peers/bin/pip install numpy onnx onnxruntime, then set {PYTHON} to peers/bin/python"
-        ),
-    };
-    let Some(python) = found else {
-        return Err(missing("there is no python3 on PATH".to_owned()));
-    };
-    process::capture("asking Python for its modules", Command::new(&python).args(["-c", &format!("import {MODULES}")]))
-        .map_err(|_| missing(format!("{} cannot import {MODULES}", python.display())))?;
-    Ok(python)
+impl Graph {
+    /// Its file below [`folder`].
+    pub(super) fn file(self, precision: Precision) -> String {
+        let suffix = match precision {
+            Precision::Fp32 => "",
+            Precision::Int8 => "_quantized",
+        };
+        format!("{}/{}{suffix}.onnx", self.0, self.1)
+    }
 }
 
-/// A full-size graph of CLIP ViT-B/32, filled unless that was done before.
-pub(super) fn filled(workspace: &Workspace, python: &Path, graph: &str, int8: bool) -> Result<PathBuf, Error> {
-    let folder = workspace.records().join("bench");
-    fs::create_dir_all(&folder).map_err(Error::io("create", &folder))?;
-    let exact = folder.join(format!("{graph}.onnx"));
-    let wanted = if int8 { folder.join(format!("{graph}_quantized.onnx")) } else { exact.clone() };
+/// Where filled graphs lie.
+pub(super) fn folder(workspace: &Workspace) -> PathBuf {
+    workspace.records().join("bench")
+}
+
+/// A full-size graph, filled unless that was done before.
+pub(super) fn filled(
+    workspace: &Workspace,
+    python: &Path,
+    graph: Graph,
+    precision: Precision,
+) -> Result<PathBuf, Error> {
+    let folder = folder(workspace);
+    let (exact, wanted) = (folder.join(graph.file(Precision::Fp32)), folder.join(graph.file(precision)));
     // The recipe writes the exact graph first; a half-written file would be taken for a whole one.
-    let done = folder.join(format!("{}.done", wanted.file_name().unwrap_or_default().to_string_lossy()));
+    let done = wanted.with_extension("onnx.done");
     if done.is_file() && wanted.is_file() {
         return Ok(wanted);
     }
@@ -53,12 +50,15 @@ pub(super) fn filled(workspace: &Workspace, python: &Path, graph: &str, int8: bo
         remedy: "set LENSLET_SHARED to the folder that holds zoo/".to_owned(),
     })?;
     eprintln!("Making {} ...", wanted.display());
+    if let Some(parent) = wanted.parent() {
+        fs::create_dir_all(parent).map_err(Error::io("create", parent))?;
+    }
     let mut command = Command::new(python);
     command
         .arg(zoo.join("fill.py"))
-        .arg(zoo.join(format!("clip-vit-base-patch32/full/{graph}.skeleton.onnx.gz")))
+        .arg(zoo.join(format!("{}/full/{}.skeleton.onnx.gz", graph.0, graph.1)))
         .arg(&exact);
-    if int8 {
+    if precision == Precision::Int8 {
         command.args(["--quantize", "quantized"]);
     }
     process::capture("filling a skeleton with weights", &mut command)?;

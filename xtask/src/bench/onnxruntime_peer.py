@@ -1,10 +1,11 @@
-"""How long ONNX Runtime takes for a graph, on the inputs that `lenslet bench` makes. Started by `cargo xtask bench`.
+"""ONNX Runtime in turns with others: loads a graph and runs it when it is told to. Started by `cargo xtask bench cpu`.
 
     python onnxruntime_peer.py MODEL.onnx THREADS NAME=SIZE...
+
+xtask/peers/src/protocol.rs says what is written and read.
 """
 
 import json
-import statistics
 import sys
 import time
 
@@ -23,23 +24,40 @@ def sample(info, sizes):
     return wave.astype(np.float32).reshape(shape)
 
 
+def peak_bytes():
+    """The high-water mark of this process's resident memory, where Linux tells it."""
+    try:
+        with open("/proc/self/status") as status:
+            return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        return None
+
+
+def say(**values):
+    print(json.dumps(values), flush=True)
+
+
 def main():
-    model, threads, *dims = sys.argv[1:]
-    sizes = {name: int(size) for name, size in (dim.split("=") for dim in dims)}
+    model, threads, *words = sys.argv[1:]
+    sizes = {name: int(size) for name, size in (word.split("=") for word in words)}
+
+    started = time.perf_counter()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = int(threads)
     options.inter_op_num_threads = 1
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     feed = {info.name: sample(info, sizes) for info in session.get_inputs()}
-    # As many runs as `lenslet bench` makes: 3 that do not count, then 10 or 2 seconds, at most 200.
-    for _ in range(3):
+    load_ms = (time.perf_counter() - started) * 1e3
+
+    def run():
+        began = time.perf_counter()
         session.run(None, feed)
-    times = []
-    while len(times) < 10 or (sum(times) < 2 and len(times) < 200):
-        started = time.perf_counter()
-        session.run(None, feed)
-        times.append(time.perf_counter() - started)
-    print(json.dumps({"median_ms": statistics.median(times) * 1e3, "version": onnxruntime.__version__}))
+        return (time.perf_counter() - began) * 1e3
+
+    say(load_ms=load_ms, first_ms=run(), version=onnxruntime.__version__)
+    for line in sys.stdin:
+        say(ms=[run() for _ in range(int(line))])
+    say(peak_bytes=peak_bytes())
 
 
 main()

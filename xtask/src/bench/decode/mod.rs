@@ -11,7 +11,8 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::{Options, median};
+use super::Options;
+use super::row::median;
 use crate::error::Error;
 use crate::workspace::Workspace;
 use browser::Browser;
@@ -22,6 +23,8 @@ const FOLDER: &str = "LENSLET_SMOLLM2";
 const FILE: &str = "model_quantized.onnx";
 /// Tokens of one measurement.
 const NEW_TOKENS: usize = 64;
+/// Turns of each, where the options do not say.
+const ROUNDS: usize = 3;
 
 /// Where tokens are made, and where in a sequence.
 #[derive(Debug)]
@@ -123,7 +126,7 @@ pub(super) fn rows(
     let mut rows = Vec::new();
     for (pair, group) in &groups {
         for &&(case, threads) in group {
-            let row = measure(pair.as_ref(), &model, case, threads, options.rounds)?;
+            let row = measure(pair.as_ref(), &model, case, threads, options.rounds_or(ROUNDS))?;
             done(&row);
             rows.push(row);
         }
@@ -134,8 +137,9 @@ pub(super) fn rows(
 /// The rows that the options ask for, each with its number of threads.
 fn chosen(options: &Options) -> Result<Vec<(&'static Case, usize)>, Error> {
     let named = |case: &&Case| options.filter.as_ref().is_none_or(|text| case.name.contains(text.as_str()));
+    let threads = options.threads_or(&[1, 2]);
     let of_case = |case: &'static Case| {
-        options.threads.iter().filter(|&&threads| case.place.allows(threads)).map(move |&threads| (case, threads))
+        threads.iter().filter(|&&threads| case.place.allows(threads)).map(move |&threads| (case, threads))
     };
     let rows: Vec<_> = CASES.iter().filter(named).flat_map(of_case).collect();
     if rows.is_empty() {
@@ -158,7 +162,7 @@ fn measure(pair: &dyn Pair, model: &Model, case: &Case, threads: usize, rounds: 
         peer.push(turn.peer);
         facts = turn.facts;
     }
-    let (product, peer) = (median(&mut product), median(&mut peer));
+    let (product, peer) = (median(&product), median(&peer));
     let mut row = json!({
         "name": case.name,
         "threads": threads,
@@ -214,11 +218,12 @@ pub(super) fn line(row: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Subject;
     use super::*;
 
     fn names(filter: &str, threads: &[usize]) -> Vec<(&'static str, usize)> {
         let filter = Some(filter.to_owned());
-        let options = Options { decode: true, filter, threads: threads.to_vec(), ..Options::default() };
+        let options = Options { subject: Subject::Decode, filter, threads: threads.to_vec(), ..Options::default() };
         chosen(&options).map_or_else(|_| Vec::new(), |rows| rows.iter().map(|(case, n)| (case.name, *n)).collect())
     }
 

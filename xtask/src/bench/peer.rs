@@ -1,0 +1,48 @@
+//! The runtimes that Lenslet is compared with.
+
+use std::str::FromStr;
+
+/// A runtime, by the name that rows call it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Peer {
+    OnnxRuntime,
+    OnnxRuntimeWeb,
+}
+
+impl Peer {
+    const ALL: [Self; 2] = [Self::OnnxRuntime, Self::OnnxRuntimeWeb];
+
+    /// Those that run graphs natively.
+    pub(super) const NATIVE: [Self; 1] = [Self::OnnxRuntime];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::OnnxRuntime => "onnxruntime",
+            Self::OnnxRuntimeWeb => "onnxruntime-web",
+        }
+    }
+}
+
+impl FromStr for Peer {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|peer| peer.name() == name).ok_or_else(|| {
+            let names = Self::ALL.map(Self::name).join(", ");
+            format!("there is no peer `{name}`; choose one of {names}")
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Peer;
+
+    #[test]
+    fn peers_have_their_names() {
+        for peer in Peer::ALL {
+            assert_eq!(peer.name().parse(), Ok(peer));
+        }
+        assert!("onnx".parse::<Peer>().unwrap_err().contains("onnxruntime-web"));
+    }
+}
