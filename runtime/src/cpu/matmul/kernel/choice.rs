@@ -2,9 +2,9 @@
 
 use std::sync::OnceLock;
 
+use super::{ByteKernel, Kernel, portable};
 #[cfg(target_arch = "x86_64")]
 use super::{avx_vnni, avx2, avx512};
-use super::{ByteKernel, Kernel, portable};
 
 /// The micro-kernels for one level of instructions.
 pub(crate) struct Kernels {
@@ -55,7 +55,11 @@ fn detect() -> Vec<Kernels> {
     }
     found.push(Kernels { name: "portable", f32: &portable::F32, wide: &portable::I16, bytes: None });
     // The portable tiles of bytes are for machines that have no others to test the callers with.
-    found.push(Kernels { name: "portable-bytes", bytes: Some(&portable::BYTES), ..*found.last().expect("just pushed") });
+    found.push(Kernels {
+        name: "portable-bytes",
+        bytes: Some(&portable::BYTES),
+        ..*found.last().expect("just pushed")
+    });
     found
 }
 
