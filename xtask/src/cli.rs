@@ -38,7 +38,7 @@ Tasks:
                 --device DEVICE    for --check: auto, wasm or webgpu (default: auto)
                 --screenshot FILE  for --check: save a picture of the page
   bench cpu   Measure full-size CLIP ViT-B/32, MiniLM, ResNet-50 and MobileCLIP-S0, in turns with ONNX Runtime (Python;
-              LENSLET_PYTHON names one that has it)
+              LENSLET_PYTHON names one that has it), tract, rten and wonnx (cargo builds them, in some minutes)
   bench web   Measure the same on WASM in headless Chromium, one thread, in turns with onnxruntime-web (npm installs it)
   bench decode
               Measure the tokens a second of SmolLM2 (LENSLET_SMOLLM2 names its folder), natively in turns with
