@@ -124,7 +124,7 @@ pub(super) const STAGES: &[Stage] = &[
                     "--package",
                     "lenslet-web",
                     "--features",
-                    "test-suite",
+                    "test-suite,bench",
                     "--target",
                     setup::wasm::TARGET,
                     "--",
