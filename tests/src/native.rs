@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use std::sync::OnceLock;
 use std::time::Instant;
 
-use lenslet::SessionOptions;
 use lenslet::gpu::{Gpu, GpuOptions};
+use lenslet::{CpuKernels, SessionOptions};
 
 use crate::backend::{Backend, ignored};
 use crate::zoo;
@@ -75,9 +75,24 @@ pub fn gpu() -> Option<Gpu> {
     }
 }
 
+/// Names the level of instructions that products on the CPU are limited to.
+pub const KERNELS: &str = "LENSLET_KERNELS";
+
+/// The level that [`KERNELS`] names, or the best.
+///
+/// # Panics
+/// If this machine has no such level.
+fn kernels() -> CpuKernels {
+    let Some(name) = std::env::var_os(KERNELS) else { return CpuKernels::default() };
+    let known: Vec<_> = CpuKernels::available().collect();
+    name.to_str()
+        .and_then(CpuKernels::named)
+        .unwrap_or_else(|| panic!("{KERNELS} is {}, and this machine has {known:?}", name.display()))
+}
+
 /// Options for a backend, one thread; `None` if its device is absent and that is allowed.
 pub fn options(backend: Backend) -> Option<SessionOptions> {
-    let cpu = SessionOptions { threads: 1, ..SessionOptions::default() };
+    let cpu = SessionOptions { threads: 1, kernels: kernels(), ..SessionOptions::default() };
     match backend {
         Backend::Gpu => gpu().map(|gpu| SessionOptions { gpu: Some(gpu), ..cpu }),
         _ => Some(cpu),
@@ -155,7 +170,8 @@ pub fn run_graph(graph: &Graph, options: &SessionOptions) -> zoo::Outcome {
 }
 
 /// The program of `tests/zoo_cpu.rs` and `tests/zoo_gpu.rs`: a line a graph, then the counts. Arguments that are no options
-/// choose graphs by a part of their names, as with other tests.
+/// choose graphs by a part of their names, as with other tests. The CPU runs them with every level of instructions that
+/// it has, unless [`KERNELS`] names one.
 pub fn zoo_main(backend: Backend, arguments: impl Iterator<Item = String>) -> ExitCode {
     let wanted: Vec<String> = arguments.filter(|a| !a.starts_with('-')).collect();
     let started = Instant::now();
@@ -165,24 +181,33 @@ pub fn zoo_main(backend: Backend, arguments: impl Iterator<Item = String>) -> Ex
         Some((folder, options)) => {
             let graphs = graphs(&folder);
             let chosen = |name: &str| wanted.is_empty() || wanted.iter().any(|w| name.contains(w.as_str()));
-            for graph in graphs.iter().filter(|g| chosen(&g.name)) {
-                let outcome = run_graph(graph, &options);
-                match (outcome.reason(), ignored(backend, &graph.name)) {
-                    (None, None) => {
-                        passed += 1;
-                        println!("ok      {:.6} {}", outcome.cosine().unwrap_or(1.0), graph.name);
-                    }
-                    (Some(reason), Some(known)) => {
-                        skipped += 1;
-                        println!("ignored {} {reason} (known: {known})", graph.name);
-                    }
-                    (Some(reason), None) => {
-                        failed += 1;
-                        println!("FAILED  {} {reason}", graph.name);
-                    }
-                    (None, Some(_)) => {
-                        failed += 1;
-                        println!("FAILED  {} passes: take it off the list of ignored graphs", graph.name);
+            let one = backend != Backend::Cpu || std::env::var_os(KERNELS).is_some();
+            let levels = if one { vec![options.kernels] } else { CpuKernels::available().collect() };
+            for kernels in levels {
+                let options = SessionOptions { kernels, ..options.clone() };
+                for graph in graphs.iter().filter(|g| chosen(&g.name)) {
+                    let outcome = run_graph(graph, &options);
+                    let name = match backend {
+                        Backend::Cpu => format!("{} [{kernels:?}]", graph.name),
+                        _ => graph.name.clone(),
+                    };
+                    match (outcome.reason(), ignored(backend, &graph.name)) {
+                        (None, None) => {
+                            passed += 1;
+                            println!("ok      {:.6} {name}", outcome.cosine().unwrap_or(1.0));
+                        }
+                        (Some(reason), Some(known)) => {
+                            skipped += 1;
+                            println!("ignored {name} {reason} (known: {known})");
+                        }
+                        (Some(reason), None) => {
+                            failed += 1;
+                            println!("FAILED  {name} {reason}");
+                        }
+                        (None, Some(_)) => {
+                            failed += 1;
+                            println!("FAILED  {name} passes: take it off the list of ignored graphs");
+                        }
                     }
                 }
             }

@@ -13,7 +13,7 @@ use lenslet::tasks::dual_tower::DualTower;
 use lenslet::tasks::image::decode;
 use lenslet::tasks::tower::SessionTower;
 use lenslet::tasks::writing::Captioner;
-use lenslet::{Session, SessionOptions};
+use lenslet::{CpuKernels, Session, SessionOptions};
 use lenslet_tests::backend::{Backend, ignored};
 use lenslet_tests::bundled::{self, Golden, Precision};
 use lenslet_tests::continuation::{Continuations, Tolerance};
@@ -58,6 +58,18 @@ impl Suite {
             options.gpu = Some(Gpu::new(&GpuOptions::default()).await.map_err(fail)?);
         }
         Ok(Suite { backend, options, integers: RefCell::default() })
+    }
+
+    /// The levels of instructions that products on the CPU may be limited to, the one in use first.
+    pub fn levels() -> Vec<String> {
+        CpuKernels::available().map(|kernels| kernels.name().to_owned()).collect()
+    }
+
+    /// The same suite, limited to a level.
+    pub fn limited(&self, level: &str) -> Result<Suite, JsValue> {
+        let kernels = CpuKernels::named(level).ok_or_else(|| fail(format!("there is no level {level}")))?;
+        let options = SessionOptions { kernels, ..self.options.clone() };
+        Ok(Suite { backend: self.backend, options, integers: RefCell::default() })
     }
 
     /// The GPU's name; empty on WASM.

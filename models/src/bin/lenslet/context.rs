@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use clap::{Args, ValueEnum};
-use lenslet::SessionOptions;
 use lenslet::gpu::{Gpu, GpuOptions};
 use lenslet::tasks::image::{Pixels, decode};
+use lenslet::{CpuKernels, SessionOptions};
 use lenslet_models::catalog;
 use lenslet_models::dual::{DualModel, Need};
 use lenslet_models::folder::{ModelFolder, Precision};
@@ -114,7 +114,7 @@ impl Context {
             Device::Gpu => Some(open(false)?),
             Device::Auto => open(true).ok(),
         };
-        Ok(SessionOptions { threads: self.threads, gpu, ..SessionOptions::default() })
+        Ok(SessionOptions { threads: self.threads, gpu, kernels: kernels()? })
     }
 
     /// Threads for work beside the model.
@@ -124,6 +124,17 @@ impl Context {
             n => n,
         }
     }
+}
+
+/// The instructions that products on the CPU use: the best, or those that `LENSLET_KERNELS` names.
+fn kernels() -> Result<CpuKernels, Failure> {
+    const KERNELS: &str = "LENSLET_KERNELS";
+    let Some(name) = std::env::var_os(KERNELS) else { return Ok(CpuKernels::default()) };
+    name.to_str().and_then(CpuKernels::named).ok_or_else(|| {
+        let known: Vec<&str> = CpuKernels::available().map(|kernels| kernels.name()).collect();
+        let what = format!("{KERNELS} is {}, which this machine does not have", name.display());
+        Failure::input("kernels", what, format!("it has {}", known.join(", ")))
+    })
 }
 
 /// `gpu` or `cpu`, as reports say it.
