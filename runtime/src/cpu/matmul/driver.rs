@@ -178,7 +178,9 @@ pub(crate) fn multiply<T: Number>(
     let row_panels = RowPanels::new(m, mr);
     let column_panels = n.div_ceil(nr);
     let (row_blocks, column_blocks) = (row_panels.count.div_ceil(block.rows), column_panels.div_ceil(block.columns));
-    let stretches = k.div_ceil((PANEL / (nr * size_of::<T>())).min(MAX_STRETCH)).max(1);
+    // With few rows a panel is used up at once; reading columns in longer stretches then suits memory better.
+    let panel = if m <= 2 * mr { 8 * PANEL } else { PANEL };
+    let stretches = k.div_ceil((panel / (nr * size_of::<T>())).min(MAX_STRETCH)).max(1);
     let stretch = k.div_ceil(stretches).next_multiple_of(T::STEP);
     let together = b.together(block.columns).clamp(1, block.columns);
     let room = if b.needs_room() { together * nr * stretch } else { 0 };
