@@ -2,6 +2,8 @@
 
 use std::sync::OnceLock;
 
+#[cfg(target_arch = "aarch64")]
+use super::{neon, neon_dot};
 #[cfg(target_arch = "x86_64")]
 use super::{avx_vnni, avx2, avx512};
 use super::{ByteKernel, Kernel, portable};
@@ -42,6 +44,15 @@ fn detect() -> Vec<Kernels> {
             found.push(level("avx-vnni", &avx2::F32, Some(&avx_vnni::BYTES)));
         }
         found.push(level("avx2", &avx2::F32, None));
+    }
+    #[cfg(target_arch = "aarch64")]
+    {
+        let level = |name, bytes| Kernels { name, f32: &neon::F32, wide: &neon::I16, bytes };
+        if std::arch::is_aarch64_feature_detected!("dotprod") {
+            found.push(level("neon-dot", Some(&neon_dot::BYTES)));
+        }
+        // Every aarch64 processor that Rust's targets with a standard library run on has NEON.
+        found.push(level("neon", None));
     }
     #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
     {
