@@ -2,11 +2,11 @@
 
 use std::sync::OnceLock;
 
-#[cfg(target_arch = "aarch64")]
-use super::{neon, neon_dot};
+use super::{ByteKernel, Kernel, portable};
 #[cfg(target_arch = "x86_64")]
 use super::{avx_vnni, avx2, avx512};
-use super::{ByteKernel, Kernel, portable};
+#[cfg(target_arch = "aarch64")]
+use super::{neon, neon_dot};
 
 /// The micro-kernels for one level of instructions.
 pub(crate) struct Kernels {
@@ -66,7 +66,11 @@ fn detect() -> Vec<Kernels> {
     }
     found.push(Kernels { name: "portable", f32: &portable::F32, wide: &portable::I16, bytes: None });
     // The portable tiles of bytes are for machines that have no others to test the callers with.
-    found.push(Kernels { name: "portable-bytes", bytes: Some(&portable::BYTES), ..*found.last().expect("just pushed") });
+    found.push(Kernels {
+        name: "portable-bytes",
+        bytes: Some(&portable::BYTES),
+        ..*found.last().expect("just pushed")
+    });
     found
 }
 
@@ -118,5 +122,13 @@ mod tests {
         assert!(CpuKernels::named("abacus").is_none());
         assert_eq!(CpuKernels::default().name(), Kernels::available()[0].name);
         assert!(CpuKernels::named("portable").is_some());
+    }
+
+    /// Where a stage of `cargo xtask test` has chosen the processor, it says what must be found on it.
+    #[test]
+    fn the_default_is_the_best_that_the_processor_has() {
+        if let Ok(expected) = std::env::var("LENSLET_TEST_EXPECT_KERNELS") {
+            assert_eq!(CpuKernels::default().name(), expected);
+        }
     }
 }
