@@ -21,24 +21,14 @@ impl Epilogue<'_> {
     /// Finishes `x`, the sums of `row` from `column` on, and writes them to `out`, the output from element `at` on.
     #[inline]
     pub(crate) fn finish(&self, row: usize, column: usize, at: usize, x: &mut [f32], out: &mut [f32]) {
-        if let Some(bias) = self.column_bias {
-            x.iter_mut().zip(&bias[column..]).for_each(|(x, b)| *x += b);
-        }
-        if let Some(bias) = self.row_bias {
-            let b = bias[row];
-            x.iter_mut().for_each(|x| *x += b);
-        }
-        if let Some(activation) = self.activation {
-            math::apply_unary(activation, x);
-        }
-        match self.residual {
-            Some(residual) => {
-                for ((out, x), r) in out.iter_mut().zip(x.iter()).zip(&residual[at..]) {
-                    *out = x + r;
-                }
-            }
-            None => out.copy_from_slice(x),
-        }
+        let len = x.len();
+        let bias = match (self.column_bias, self.row_bias) {
+            (Some(bias), _) => Bias::Each(&bias[column..][..len]),
+            (None, Some(bias)) => Bias::One(bias[row]),
+            (None, None) => Bias::None,
+        };
+        let residual = self.residual.map(|residual| &residual[at..][..len]);
+        math::dispatch(Finish { x, bias, activation: self.activation, residual, out: &mut out[..len] });
     }
 
     /// An error unless the activation is one that can follow a product in place.
@@ -50,6 +40,61 @@ impl Epilogue<'_> {
                 reason: "an activation whose result is not a float".into(),
             }),
             _ => Ok(()),
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Bias<'a> {
+    None,
+    One(f32),
+    Each(&'a [f32]),
+}
+
+/// One stretch: all slices have one length.
+struct Finish<'a> {
+    x: &'a mut [f32],
+    bias: Bias<'a>,
+    activation: Option<Unary>,
+    residual: Option<&'a [f32]>,
+    out: &'a mut [f32],
+}
+
+impl math::Kernel for Finish<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        let Finish { x, bias, activation, residual, out } = self;
+        // What is cheap goes into the loop that writes; other activations take a pass of their own.
+        match activation {
+            None => write(x, bias, residual, out, |x| x),
+            Some(Unary::Relu) => write(x, bias, residual, out, |x| if x < 0.0 { 0.0 } else { x }),
+            Some(activation) => {
+                match bias {
+                    Bias::None => (),
+                    Bias::One(b) => x.iter_mut().for_each(|x| *x += b),
+                    Bias::Each(bias) => x.iter_mut().zip(bias).for_each(|(x, b)| *x += b),
+                }
+                math::apply_unary(activation, x);
+                write(x, Bias::None, residual, out, |x| x);
+            }
+        }
+    }
+}
+
+/// `out = activation(x + bias) + residual`.
+#[inline(always)]
+fn write(x: &[f32], bias: Bias<'_>, residual: Option<&[f32]>, out: &mut [f32], activation: impl Fn(f32) -> f32) {
+    let all = out.iter_mut().zip(x);
+    match (bias, residual) {
+        (Bias::None, None) => all.for_each(|(out, &x)| *out = activation(x)),
+        (Bias::One(b), None) => all.for_each(|(out, &x)| *out = activation(x + b)),
+        (Bias::Each(bias), None) => all.zip(bias).for_each(|((out, &x), b)| *out = activation(x + b)),
+        (Bias::None, Some(r)) => all.zip(r).for_each(|((out, &x), r)| *out = activation(x) + r),
+        (Bias::One(b), Some(r)) => all.zip(r).for_each(|((out, &x), r)| *out = activation(x + b) + r),
+        (Bias::Each(bias), Some(r)) => {
+            all.zip(bias).zip(r).for_each(|(((out, &x), b), r)| *out = activation(x + b) + r);
         }
     }
 }

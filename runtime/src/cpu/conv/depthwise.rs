@@ -1,103 +1,57 @@
 //! Convolutions whose filters each see one channel.
 //!
-//! A channel is copied into zero-padded planes, one for each phase of the strides, so that each element of the window
-//! reads one plane at a fixed distance: `y[i] = sum over taps of w[tap] * plane[offset[tap] + i]`, with no edges and no
-//! strides. The plane's rows are a little longer than the output's; what falls between is computed and left out.
+//! Each element of the window reads the channel's [`Planes`] at a fixed distance, so that
+//! `y[i] = sum over taps of w[tap] * plane[offset[tap] + i]`. What falls between the rows of the output is computed and
+//! left out.
 
 use super::geometry::Geometry;
+use super::planes::Planes;
 
 /// Outputs that are summed in registers at a time.
 const CHUNK: usize = if cfg!(target_arch = "wasm32") { 32 } else { 64 };
 
 /// Planes and offsets of a convolution; the same for all channels.
 pub(crate) struct Depthwise<'a> {
-    geometry: &'a Geometry,
-    /// Sizes of a phase's plane.
-    plane: [usize; 3],
-    offsets: Vec<usize>,
+    planes: Planes<'a>,
 }
 
 impl<'a> Depthwise<'a> {
     /// Prepares the convolution of `geometry`.
     pub(crate) fn new(geometry: &'a Geometry) -> Self {
-        let g = geometry;
-        let size = |d: usize| {
-            let reach = (g.output[d].max(1) - 1) * g.strides[d] + (g.kernel[d] - 1) * g.dilations[d] + 1;
-            reach.div_ceil(g.strides[d])
-        };
-        let plane = [size(0), size(1), size(2)];
-        let len = plane.iter().product::<usize>();
-        let [_, kh, kw] = g.kernel;
-        let offsets = (0..g.taps())
-            .map(|tap| {
-                let (mut phase, mut offset) = (0, 0);
-                for (d, tap) in [tap / kw / kh, tap / kw % kh, tap % kw].into_iter().enumerate() {
-                    let position = tap * g.dilations[d];
-                    phase = phase * g.strides[d] + position % g.strides[d];
-                    offset = offset * plane[d] + position / g.strides[d];
-                }
-                phase * len + offset
-            })
-            .collect();
-        Depthwise { geometry, plane, offsets }
+        Depthwise { planes: Planes::new(geometry) }
     }
 
     /// Elements of scratch memory that a channel needs.
     pub(crate) fn room(&self) -> usize {
-        let phases: usize = self.geometry.strides.iter().product();
-        let len: usize = self.plane.iter().product();
         // The last chunk may read and write past its end.
-        len * phases + CHUNK + self.sums() + CHUNK
+        self.planes.len() + CHUNK + self.sums() + CHUNK
     }
 
     /// Sums computed for a channel, the ones between rows included.
     fn sums(&self) -> usize {
-        let [d, h, w] = self.geometry.output;
-        ((d.max(1) - 1) * self.plane[1] + h.max(1) - 1) * self.plane[2] + w
+        let [d, h, w] = self.planes.geometry.output;
+        let [_, ph, pw] = self.planes.size;
+        ((d.max(1) - 1) * ph + h.max(1) - 1) * pw + w
     }
 
     /// Copies the channel `x` into the planes in `room`.
     pub(crate) fn load<T: Copy>(&self, x: &[T], widen: impl Fn(T) -> f32, room: &mut [f32]) {
-        let g = self.geometry;
-        let [_, ph, pw] = self.plane;
-        let len: usize = self.plane.iter().product();
-        let [sd, sh, sw] = g.strides;
-        let planes = &mut room[..len * sd * sh * sw + CHUNK];
-        planes.fill(0.0);
-        for (line, x) in x.chunks_exact(g.input[2].max(1)).enumerate() {
-            let (d, h) = (line / g.input[1] + g.before[0], line % g.input[1] + g.before[1]);
-            if d / sd >= self.plane[0] || h / sh >= ph {
-                continue;
-            }
-            for phase in 0..sw {
-                // Input element i lies at i + before in the padded row.
-                let first = (phase + sw - g.before[2] % sw) % sw;
-                let column = (first + g.before[2]) / sw;
-                if column >= pw {
-                    continue;
-                }
-                let plane = ((d % sd * sh + h % sh) * sw + phase) * len;
-                let out = &mut planes[plane + (d / sd * ph + h / sh) * pw..][column..pw];
-                if sw == 1 {
-                    out.iter_mut().zip(x).for_each(|(out, &x)| *out = widen(x));
-                } else if let Some(x) = x.get(first..) {
-                    out.iter_mut().zip(x.iter().step_by(sw)).for_each(|(out, &x)| *out = widen(x));
-                }
-            }
-        }
+        self.planes.load(x, 0.0, widen, room);
+        room[self.planes.len()..][..CHUNK].fill(0.0);
     }
 
     /// The sums of the loaded channel with the filter `w`: calls `row(first output of the row, sums of the row)`.
     pub(crate) fn run(&self, w: &[f32], room: &mut [f32], mut row: impl FnMut(usize, &mut [f32])) {
-        let g = self.geometry;
+        let g = self.planes.geometry;
         let (planes, sums) = {
             let at = room.len() - self.sums() - CHUNK;
             room.split_at_mut(at)
         };
-        multiply(w, &self.offsets, planes, self.sums(), sums);
+        multiply(w, &self.planes.offsets, planes, self.sums(), sums);
         let [_, height, width] = g.output;
+        let [_, ph, pw] = self.planes.size;
         for line in 0..g.output[0] * height {
-            let at = (line / height * self.plane[1] + line % height) * self.plane[2];
+            let at = (line / height * ph + line % height) * pw;
             row(line * width, &mut sums[at..][..width]);
         }
     }

@@ -1,13 +1,15 @@
 //! Exact convolutions of 8-bit integers.
 
 use super::geometry::{Geometry, filters_per_group};
-use super::patches::Patches;
+use super::patches::{self, Patches};
+use super::planes::Planes;
 use super::run_depthwise;
 use crate::cpu::Cpu;
 use crate::cpu::epilogue::Epilogue;
 use crate::cpu::integer::Scales;
 use crate::cpu::integer::pack::{self, Bytes, Zeros, widen};
 use crate::cpu::integer::quads::{self, ColumnZeros, Filters, moved};
+use crate::cpu::integer::sums::{Correction, Sums};
 use crate::cpu::matmul::kernel::{ByteKernel, Kernel};
 use crate::cpu::matmul::{Context, driver, over_batches};
 use crate::cpu::operands::Operands;
@@ -29,7 +31,7 @@ pub(crate) fn run(
 ) -> Result<(), KernelError> {
     let operands = Operands::new("ConvInteger", inputs);
     let convolution = Convolution::new("ConvInteger", operands, op.groups, &op.window, 2, 3)?;
-    convolution.run::<i32>(cpu, operands, outputs, |_, _, sums, out| out.copy_from_slice(sums))
+    convolution.run::<i32>(cpu, operands, outputs, |_, _, sums, out| out.copy_from_slice(sums.exact()))
 }
 
 /// Runs [`crate::graph::Op::ConvIntegerToFloat`].
@@ -113,7 +115,7 @@ impl<'a> Convolution<'a> {
         cpu: &Cpu,
         operands: Operands<'_>,
         outputs: &mut [TensorViewMut<'_>],
-        finish: impl Fn(usize, usize, &mut [i32], &mut [O]) + Sync,
+        finish: impl Fn(usize, usize, Sums<'_>, &mut [O]) + Sync,
     ) -> Result<(), KernelError> {
         let g = &self.geometry;
         let (k, m) = (self.channels * g.taps(), self.filters / self.groups);
@@ -132,7 +134,7 @@ impl<'a> Convolution<'a> {
             run_depthwise(cpu, g, m, self.filters, &w, load, out, |filter, at, sums, out| {
                 let sums: &mut [i32] = bytemuck::cast_slice_mut(sums);
                 sums.iter_mut().for_each(|x| *x = f32::from_bits(*x as u32) as i32);
-                finish(filter, at, sums, out);
+                finish(filter, at, Sums { data: sums, correction: Correction::None }, out);
             });
             return Ok(());
         }
@@ -149,7 +151,7 @@ impl<'a> Convolution<'a> {
         cpu: &Cpu,
         kernel: &ByteKernel,
         out: &mut [O],
-        finish: impl Fn(usize, usize, &mut [i32], &mut [O]) + Sync,
+        finish: impl Fn(usize, usize, Sums<'_>, &mut [O]) + Sync,
     ) {
         let g = &self.geometry;
         let (k, n, m) = (self.channels * g.taps(), g.output_len(), self.filters / self.groups);
@@ -165,6 +167,7 @@ impl<'a> Convolution<'a> {
         });
         let has_zeros = (0..self.filters).any(|filter| filters.zero(kernel, filter) != 0);
         let image = self.channels * g.input_len();
+        let planes = Planes::new(g);
         over_batches(cpu, g.batch * self.groups, m * n, out, |cx: Context<'_>, i, out: &mut [O]| {
             let group = i % self.groups;
             let packed = match &cached {
@@ -178,7 +181,10 @@ impl<'a> Convolution<'a> {
             let at = if cached.is_some() { group * group_len } else { 0 };
             let (rows, sums) = packed.as_slice::<u8>()[at..][..group_len].split_at(quads::rows_len(m, k, mr));
             let sums: &[i32] = bytemuck::cast_slice(sums);
-            let patches = Patches::<u8>::new(g, &self.x.data[i * image..][..image], self.x.flip(), self.x_zero);
+            let x = &self.x.data[i * image..][..image];
+            let pad = self.x_zero as u8;
+            let loaded = patches::load(cx.threads, cx.scratch, &planes, x, pad);
+            let patches = Patches::<u8>::new(&planes, &loaded, pad, self.x.flip());
             // Sums over the window are only asked for if a filter has a zero point.
             let mut room = cx.scratch.take(if has_zeros { n * size_of::<i32>() } else { 0 });
             let columns: &mut [i32] = bytemuck::cast_slice_mut(room.as_mut_slice());
@@ -192,11 +198,11 @@ impl<'a> Convolution<'a> {
                 let filter = group * m + row;
                 let zero = filters.zero(kernel, filter);
                 let rest = sums[row].wrapping_sub((k as i32).wrapping_mul(zero));
-                quads::correct(part, column, (zero, rest), columns, zeros);
+                let correction = zeros.correction(column..column + part.len(), zero, rest, columns);
                 let at = row * n + column;
                 // SAFETY: the driver stores each part of the m x n outputs once.
                 let out = unsafe { out.slice(at, part.len()) };
-                finish(filter, i * m * n + at, part, out);
+                finish(filter, i * m * n + at, Sums { data: part, correction }, out);
             });
         });
     }
@@ -207,7 +213,7 @@ impl<'a> Convolution<'a> {
         cpu: &Cpu,
         kernel: &Kernel<i16>,
         out: &mut [O],
-        finish: impl Fn(usize, usize, &mut [i32], &mut [O]) + Sync,
+        finish: impl Fn(usize, usize, Sums<'_>, &mut [O]) + Sync,
     ) {
         let g = &self.geometry;
         let (k, n, m) = (self.channels * g.taps(), g.output_len(), self.filters / self.groups);
@@ -226,6 +232,7 @@ impl<'a> Convolution<'a> {
                 }
             })
         });
+        let planes = Planes::new(g);
         over_batches(cpu, g.batch * self.groups, m * n, out, |cx: Context<'_>, i, out: &mut [O]| {
             let group = i % self.groups;
             let packed = match &cached {
@@ -239,12 +246,15 @@ impl<'a> Convolution<'a> {
             let at = if cached.is_some() { group * rows_len } else { 0 };
             let a = &packed.as_slice::<i16>()[at..][..rows_len];
             let x = &self.x.data[i * image..][..image];
-            let patches = Patches::<u8>::new(g, x, self.x.flip(), self.x_zero);
+            let pad = self.x_zero as u8;
+            let loaded = patches::load(cx.threads, cx.scratch, &planes, x, pad);
+            let patches = Patches::<u8>::new(&planes, &loaded, pad, self.x.flip());
             let out = SharedMut::new(out);
             driver::multiply(cx, kernel, (m, n, k), a, &patches, |row, column, sums| {
                 let at = row * n + column;
                 // SAFETY: the driver stores each part of the m x n outputs once.
                 let out = unsafe { out.slice(at, sums.len()) };
+                let sums = Sums { data: sums, correction: Correction::None };
                 finish(group * m + row, i * m * n + at, sums, out);
             });
         });

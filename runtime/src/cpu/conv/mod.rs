@@ -7,6 +7,7 @@ mod depthwise;
 mod geometry;
 mod integer;
 mod patches;
+mod planes;
 mod pool;
 
 use depthwise::Depthwise;
@@ -14,6 +15,7 @@ use geometry::{Geometry, filters_per_group};
 use half::f16;
 pub(crate) use integer::{run as run_integer, run_to_float as run_integer_to_float};
 use patches::Patches;
+use planes::Planes;
 pub(crate) use pool::run as run_pool;
 
 use super::Cpu;
@@ -91,6 +93,7 @@ fn typed<S: Element + Widen>(
             }
         })
     });
+    let planes = Planes::new(&g);
     over_batches(cpu, g.batch * op.groups, m * n, out, |cx: Context<'_>, i, out: &mut [f32]| {
         let group = i % op.groups;
         let packed = match &cached {
@@ -109,7 +112,8 @@ fn typed<S: Element + Widen>(
         if g.is_pointwise() {
             finish.multiply_packed(cx, kernel, a, (m, n, k), &Matrix::new(x, k, n, (n, 1)), out);
         } else {
-            finish.multiply_packed(cx, kernel, a, (m, n, k), &Patches::<f32>::new(&g, x), out);
+            let loaded = patches::load(cx.threads, cx.scratch, &planes, x, 0.0);
+            finish.multiply_packed(cx, kernel, a, (m, n, k), &Patches::<f32>::new(&planes, &loaded), out);
         }
     });
     Ok(())

@@ -1,71 +1,87 @@
 //! The input of a convolution as the right-hand side of a product: a row for each channel and element of the window, a
-//! column for each output position. Blocks are gathered when the driver asks for them, so the whole matrix never exists.
+//! column for each output position. Blocks are gathered from the channels' [`Planes`] when the driver asks for them, so
+//! the whole matrix never exists.
 
 use std::ops::Range;
 
-use super::geometry::Geometry;
+use super::planes::{CHUNK, Planes};
 use crate::cpu::integer::pack::widen;
 use crate::cpu::integer::quads;
+use crate::cpu::math::{self, Kernel};
 use crate::cpu::matmul::driver::Columns;
-use crate::tensor::BufferPool;
+use crate::cpu::parallel;
+use crate::tensor::{AlignedBytes, BufferPool};
 
 /// Columns that a block has at most; wider requests go in parts.
 const WIDTH: usize = 256;
+/// A line with room for what is copied past its end.
+type Line<T> = [T; WIDTH + CHUNK];
+
+/// The planes of some channels of one image in memory.
+pub(crate) struct Loaded(AlignedBytes);
 
 /// The patches of some channels of one image.
 pub(crate) struct Patches<'a, T> {
-    geometry: &'a Geometry,
-    /// The channels, one after another.
+    planes: &'a Planes<'a>,
+    /// The planes of the channels, one after another, and [`CHUNK`] elements more.
     x: &'a [T],
-    /// Rows.
-    k: usize,
+    channels: usize,
     /// What padding holds.
     pad: T,
     /// For bytes, see [`crate::cpu::integer::pack::widen`].
     flip: i16,
 }
 
+/// Copies the channels `x` into planes, padded with `pad`.
+pub(crate) fn load<T: bytemuck::Pod + Send + Sync>(
+    threads: usize,
+    scratch: &BufferPool,
+    planes: &Planes<'_>,
+    x: &[T],
+    pad: T,
+) -> Loaded {
+    let (image, len) = (planes.geometry.input_len().max(1), planes.len().max(1));
+    let count = x.len() / image;
+    let mut room = scratch.take((count * len + CHUNK) * size_of::<T>());
+    let out: &mut [T] = bytemuck::cast_slice_mut(room.as_mut_slice());
+    let (out, rest) = out.split_at_mut(count * len);
+    rest.fill(pad);
+    let threads = if x.len() < 1 << 15 { 1 } else { threads };
+    parallel::for_each_chunk(threads, out, len, |i, out| planes.load(&x[i * image..][..image], pad, |x| x, out));
+    Loaded(room)
+}
+
 impl<'a> Patches<'a, f32> {
-    /// The patches of `x`.
-    pub(crate) fn new(geometry: &'a Geometry, x: &'a [f32]) -> Self {
-        let channels = x.len() / geometry.input_len().max(1);
-        Patches { geometry, x, k: channels * geometry.taps(), pad: 0.0, flip: 0 }
+    /// The patches of the channels in `loaded`, padded with zeros.
+    pub(crate) fn new(planes: &'a Planes<'a>, loaded: &'a Loaded) -> Self {
+        Self::of(planes, loaded, 0.0, 0)
     }
 }
 
 impl<'a> Patches<'a, u8> {
-    /// The patches of the bytes `x`, which stand for `widen(byte, flip) - zero`; padding is 0 then.
-    pub(crate) fn new(geometry: &'a Geometry, x: &'a [u8], flip: i16, zero: i16) -> Self {
-        let channels = x.len() / geometry.input_len().max(1);
-        Patches { geometry, x, k: channels * geometry.taps(), pad: zero as u8, flip }
+    /// The patches of the bytes in `loaded`, padded with `pad`. They stand for `widen(byte, flip)`, less the zero point
+    /// `pad` where they are widened.
+    pub(crate) fn new(planes: &'a Planes<'a>, loaded: &'a Loaded, pad: u8, flip: i16) -> Self {
+        Self::of(planes, loaded, pad, flip)
     }
-}
 
-impl Patches<'_, u8> {
     /// Writes the sum of each column, its bytes taken as `i8` as products of bytes take them: the window slides over the sum of
     /// all channels.
     pub(crate) fn sum_columns(&self, scratch: &BufferPool, sums: &mut [i32]) {
-        let g = self.geometry;
-        let len = g.input_len();
+        let len = self.planes.len();
         let mask = self.mask();
-        let number = |x: u8| i32::from((x ^ mask) as i8);
         let mut room = scratch.take(len * size_of::<i32>());
         let plane: &mut [i32] = bytemuck::cast_slice_mut(room.as_mut_slice());
         plane.fill(0);
-        for channel in self.x.chunks_exact(len.max(1)) {
-            plane.iter_mut().zip(channel).for_each(|(sum, &x)| *sum += number(x));
+        for channel in self.x.chunks_exact(len.max(1)).take(self.channels) {
+            plane.iter_mut().zip(channel).for_each(|(sum, &x)| *sum += i32::from((x ^ mask) as i8));
         }
-        let channels = (self.k / g.taps()) as i32;
-        let plane = Patches { geometry: g, x: &*plane, k: g.taps(), pad: number(self.pad) * channels, flip: 0 };
         sums.fill(0);
-        let mut line = [0; WIDTH];
-        for from in (0..sums.len()).step_by(WIDTH) {
-            let part = from..(from + WIDTH).min(sums.len());
-            let sums = &mut sums[part.clone()];
-            for tap in 0..g.taps() {
-                plane.gather(tap, part.clone(), &mut line);
-                sums.iter_mut().zip(&line).for_each(|(sum, x)| *sum = sum.wrapping_add(*x));
-            }
+        for &offset in &self.planes.offsets {
+            self.planes.lines(0..sums.len(), |first, start, len| {
+                let from = &plane[offset + start..][..len];
+                sums[first..][..len].iter_mut().zip(from).for_each(|(sum, x)| *sum = sum.wrapping_add(*x));
+            });
         }
     }
 
@@ -75,169 +91,154 @@ impl Patches<'_, u8> {
     }
 }
 
-impl<T: Copy> Patches<'_, T> {
-    /// Gathers columns `columns` of row `k` into `out`.
-    fn gather(&self, k: usize, columns: Range<usize>, out: &mut [T]) {
-        let g = self.geometry;
-        let [_, kh, kw] = g.kernel;
-        let (channel, tap) = (k / g.taps(), k % g.taps());
-        let taps = [tap / kw / kh, tap / kw % kh, tap % kw];
-        let [_, height, width] = g.output;
-        let valid = g.valid(2, taps[2]);
-        let mut at = columns.start;
-        let (mut line, mut ow) = (at / width, at % width);
-        while at < columns.end {
-            let len = (width - ow).min(columns.end - at);
-            let out = &mut out[at - columns.start..][..len];
-            let depth = g.source(0, line / height, taps[0]);
-            match (depth, g.source(1, line % height, taps[1])) {
-                (Some(id), Some(ih)) => {
-                    let from = &self.x[((channel * g.input[0] + id) * g.input[1] + ih) * g.input[2]..][..g.input[2]];
-                    let (low, high) = (valid.start.clamp(ow, ow + len) - ow, valid.end.clamp(ow, ow + len) - ow);
-                    out[..low].fill(self.pad);
-                    out[high..].fill(self.pad);
-                    if low < high {
-                        let first = (ow + low) * g.strides[2] + taps[2] * g.dilations[2] - g.before[2];
-                        let out = &mut out[low..high];
-                        match g.strides[2] {
-                            1 => out.copy_from_slice(&from[first..][..out.len()]),
-                            stride => {
-                                out.iter_mut().zip(from[first..].iter().step_by(stride)).for_each(|(o, &x)| *o = x)
-                            }
-                        }
-                    }
-                }
-                _ => out.fill(self.pad),
-            }
-            at += len;
-            line += 1;
-            ow = 0;
+impl<'a, T: bytemuck::Pod> Patches<'a, T> {
+    fn of(planes: &'a Planes<'a>, loaded: &'a Loaded, pad: T, flip: i16) -> Self {
+        let x: &[T] = bytemuck::cast_slice(loaded.0.as_slice());
+        let channels = (x.len() - CHUNK) / planes.len().max(1);
+        Patches { planes, x, channels, pad, flip }
+    }
+
+    /// Rows.
+    fn k(&self) -> usize {
+        self.channels * self.planes.offsets.len()
+    }
+
+    /// Columns `columns` of row `row` and some elements more: where they lie, if they lie together, else copied to `room`.
+    #[inline(always)]
+    fn line<'s>(&'s self, row: usize, columns: Range<usize>, room: &'s mut Line<T>) -> &'s [T] {
+        let taps = self.planes.offsets.len();
+        let x = &self.x[row / taps * self.planes.len() + self.planes.offsets[row % taps]..];
+        if self.planes.is_contiguous()
+            && let Some(line) = x.get(columns.start..columns.start + WIDTH)
+        {
+            return line;
         }
+        self.planes.lines(columns, |first, start, len| {
+            for i in (0..len).step_by(CHUNK) {
+                room[first + i..][..CHUNK].copy_from_slice(&x[start + i..][..CHUNK]);
+            }
+        });
+        &room[..WIDTH]
     }
 
     /// The output positions of `panels`, in parts of [`WIDTH`] at most that begin at a panel.
     fn parts(&self, nr: usize, panels: Range<usize>) -> impl Iterator<Item = Range<usize>> + use<T> {
-        let n = self.geometry.output_len();
+        let n = self.planes.geometry.output_len();
         let step = WIDTH / nr * nr;
         let end = (panels.end * nr).min(n);
         (panels.start * nr..end).step_by(step).map(move |from| from..(from + step).min(end))
     }
-}
 
-impl Columns<f32> for Patches<'_, f32> {
-    fn needs_room(&self) -> bool {
-        true
-    }
-
-    fn together(&self, all: usize) -> usize {
-        all
-    }
-
-    fn block<'s>(
-        &'s self,
+    /// Calls `write(lines, panel, out)` for each `STEP` rows of `k` and each panel; `out` are the panel's places in `room`, of
+    /// `STEP * nr` elements, and the panel's columns begin at `panel * nr` of each line. Rows beyond the last one hold
+    /// anything: the other side is zero there. So do columns beyond the last one, which no output reads.
+    #[inline(always)]
+    fn fill<const STEP: usize, O>(
+        &self,
         nr: usize,
         k: Range<usize>,
         panels: Range<usize>,
-        room: &'s mut [f32],
-    ) -> (&'s [f32], usize) {
+        room: &mut [O],
+        write: impl Fn([&[T]; STEP], &mut [O]),
+    ) {
         let stride = k.len() * nr;
-        let mut line = [0f32; WIDTH];
+        let mut lines = [[self.pad; WIDTH + CHUNK]; STEP];
         for part in self.parts(nr, panels.clone()) {
             let first = part.start / nr - panels.start;
-            for (i, row) in k.clone().enumerate() {
-                self.gather(row, part.clone(), &mut line);
-                // Behind the last column lie numbers of the row before, which no output reads.
-                for (panel, line) in line.chunks(nr).take(part.len().div_ceil(nr)).enumerate() {
-                    room[(first + panel) * stride + i * nr..][..nr].copy_from_slice(line);
-                }
-            }
-        }
-        (room, stride)
-    }
-}
-
-impl Columns<i16> for Patches<'_, u8> {
-    fn needs_room(&self) -> bool {
-        true
-    }
-
-    fn together(&self, all: usize) -> usize {
-        all
-    }
-
-    fn block<'s>(
-        &'s self,
-        nr: usize,
-        k: Range<usize>,
-        panels: Range<usize>,
-        room: &'s mut [i16],
-    ) -> (&'s [i16], usize) {
-        let stride = k.len() * nr;
-        let zero = widen(self.pad, self.flip);
-        let mut lines = [[self.pad; WIDTH]; 2];
-        for part in self.parts(nr, panels.clone()) {
-            let first = part.start / nr - panels.start;
-            for step in 0..k.len() / 2 {
-                for (i, line) in lines.iter_mut().enumerate() {
-                    // K is padded to an even number; the other side is zero there.
-                    let row = k.start + 2 * step + i;
-                    if row < self.k {
-                        self.gather(row, part.clone(), line);
-                    }
-                }
-                let [even, odd] = &lines;
+            for (step, rows) in k.clone().step_by(STEP).enumerate() {
+                let mut i = 0;
+                let lines = lines.each_mut().map(|room| {
+                    let row = rows + i;
+                    i += 1;
+                    if row < self.k() { self.line(row, part.clone(), room) } else { &room[..WIDTH] }
+                });
                 for panel in 0..part.len().div_ceil(nr) {
-                    let (even, odd) = (&even[panel * nr..][..nr], &odd[panel * nr..][..nr]);
-                    let out = &mut room[(first + panel) * stride + step * nr * 2..][..nr * 2];
-                    for ((out, &x), &y) in out.as_chunks_mut::<2>().0.iter_mut().zip(even).zip(odd) {
-                        *out = [widen(x, self.flip) - zero, widen(y, self.flip) - zero];
-                    }
+                    let out = &mut room[(first + panel) * stride + step * nr * STEP..][..nr * STEP];
+                    write(lines.map(|line| &line[panel * nr..][..nr]), out);
                 }
             }
         }
-        (room, stride)
     }
 }
 
-impl Columns<u8> for Patches<'_, u8> {
-    fn needs_room(&self) -> bool {
-        true
-    }
+/// A request of the driver.
+struct Fill<'s, 'a, T, O> {
+    patches: &'s Patches<'a, T>,
+    nr: usize,
+    k: Range<usize>,
+    panels: Range<usize>,
+    room: &'s mut [O],
+}
 
-    fn together(&self, all: usize) -> usize {
-        all
-    }
+impl Kernel for Fill<'_, '_, f32, f32> {
+    type Output = ();
 
-    fn block<'s>(
-        &'s self,
-        nr: usize,
-        k: Range<usize>,
-        panels: Range<usize>,
-        room: &'s mut [u8],
-    ) -> (&'s [u8], usize) {
-        let stride = k.len() * nr;
-        let mask = self.mask();
-        let mut lines = [[0; WIDTH]; 4];
-        for part in self.parts(nr, panels.clone()) {
-            let first = part.start / nr - panels.start;
-            for step in 0..k.len() / 4 {
-                for (i, line) in lines.iter_mut().enumerate() {
-                    // K is padded to whole steps; the other side is zero there.
-                    let row = k.start + 4 * step + i;
-                    if row < self.k {
-                        self.gather(row, part.clone(), line);
-                    }
-                }
-                let [a, b, c, d] = &lines;
-                for panel in 0..part.len().div_ceil(nr) {
-                    let out = &mut room[(first + panel) * stride + step * nr * 4..][..nr * 4];
-                    let [a, b, c, d] = [a, b, c, d].map(|line| &line[panel * nr..][..nr]);
-                    for ((((out, a), b), c), d) in out.as_chunks_mut::<4>().0.iter_mut().zip(a).zip(b).zip(c).zip(d) {
-                        *out = [a ^ mask, b ^ mask, c ^ mask, d ^ mask];
-                    }
-                }
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        self.patches.fill(self.nr, self.k, self.panels, self.room, |[line], out| {
+            // Tiles are whole numbers of eight columns wide.
+            for (out, line) in out.as_chunks_mut::<8>().0.iter_mut().zip(line.as_chunks::<8>().0) {
+                *out = *line;
+            }
+        });
+    }
+}
+
+impl Kernel for Fill<'_, '_, u8, i16> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        let flip = self.patches.flip;
+        let zero = widen(self.patches.pad, flip);
+        self.patches.fill(self.nr, self.k, self.panels, self.room, |[even, odd], out| {
+            for ((out, &x), &y) in out.as_chunks_mut::<2>().0.iter_mut().zip(even).zip(odd) {
+                *out = [widen(x, flip) - zero, widen(y, flip) - zero];
+            }
+        });
+    }
+}
+
+impl Kernel for Fill<'_, '_, u8, u8> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        let mask = self.patches.mask();
+        self.patches.fill(self.nr, self.k, self.panels, self.room, |[a, b, c, d], out| {
+            for ((((out, a), b), c), d) in out.as_chunks_mut::<4>().0.iter_mut().zip(a).zip(b).zip(c).zip(d) {
+                *out = [a ^ mask, b ^ mask, c ^ mask, d ^ mask];
+            }
+        });
+    }
+}
+
+macro_rules! columns {
+    ($from:ty, $to:ty) => {
+        impl Columns<$to> for Patches<'_, $from> {
+            fn needs_room(&self) -> bool {
+                true
+            }
+
+            fn together(&self, all: usize) -> usize {
+                all
+            }
+
+            fn block<'s>(
+                &'s self,
+                nr: usize,
+                k: Range<usize>,
+                panels: Range<usize>,
+                room: &'s mut [$to],
+            ) -> (&'s [$to], usize) {
+                let stride = k.len() * nr;
+                math::dispatch(Fill { patches: self, nr, k, panels, room: &mut *room });
+                (room, stride)
             }
         }
-        (room, stride)
-    }
+    };
 }
+
+columns!(f32, f32);
+columns!(u8, i16);
+columns!(u8, u8);

@@ -6,10 +6,12 @@ pub(crate) mod pack;
 pub(crate) mod quads;
 #[cfg(test)]
 mod random;
+pub(crate) mod sums;
 mod thin;
 mod wide;
 
 use pack::{Bytes, Zeros};
+use sums::{Factor, Sums};
 
 use super::Cpu;
 use super::epilogue::Epilogue;
@@ -27,7 +29,7 @@ pub(crate) fn run(
 ) -> Result<(), KernelError> {
     let operands = Operands::new("MatMulInteger", inputs);
     let product = Product::new("MatMulInteger", operands, 2, 3)?;
-    product.run::<i32>(cpu, operands, outputs, |part, out| out.copy_from_slice(part.sums))
+    product.run::<i32>(cpu, operands, outputs, |part, out| out.copy_from_slice(part.sums.exact()))
 }
 
 /// Runs [`crate::graph::Op::MatMulIntegerToFloat`].
@@ -78,27 +80,19 @@ impl<'a> Scales<'a> {
         Ok(Scales { one: first, many })
     }
 
-    /// The factor on row or column `i`: as ONNX Runtime has it, the product of both in f32.
-    fn at(&self, i: usize) -> f32 {
-        self.one * if self.many.len() == 1 { self.many[0] } else { self.many[i] }
+    /// The sums of columns from `column` on as floats, scaled: as ONNX Runtime has it, by the product of both scales
+    /// in f32.
+    pub(crate) fn columns<'s>(&self, column: usize, sums: Sums<'s>) -> &'s mut [f32] {
+        let len = sums.data.len();
+        match self.many {
+            [many] => sums.scaled(Factor::One(self.one * many)),
+            many => sums.scaled(Factor::Each(self.one, &many[column..][..len])),
+        }
     }
 
-    /// Turns the sums of the columns from `column` on into floats in place and scales them.
-    pub(crate) fn columns<'s>(&self, column: usize, sums: &'s mut [i32]) -> &'s mut [f32] {
-        if self.many.len() == 1 {
-            return self.row(0, sums);
-        }
-        for (x, s) in sums.iter_mut().zip(&self.many[column..]) {
-            *x = (*x as f32 * (self.one * s)).to_bits() as i32;
-        }
-        bytemuck::cast_slice_mut(sums)
-    }
-
-    /// Turns the sums of row `row` into floats in place and scales them.
-    pub(crate) fn row<'s>(&self, row: usize, sums: &'s mut [i32]) -> &'s mut [f32] {
-        let scale = self.at(row);
-        sums.iter_mut().for_each(|x| *x = (*x as f32 * scale).to_bits() as i32);
-        bytemuck::cast_slice_mut(sums)
+    /// The sums of row `row` as floats, scaled.
+    pub(crate) fn row<'s>(&self, row: usize, sums: Sums<'s>) -> &'s mut [f32] {
+        sums.scaled(Factor::One(self.one * if self.many.len() == 1 { self.many[0] } else { self.many[row] }))
     }
 }
 
@@ -152,8 +146,7 @@ struct Part<'a> {
     at: usize,
     row: usize,
     column: usize,
-    /// Exact sums, which whoever finishes them may overwrite.
-    sums: &'a mut [i32],
+    sums: Sums<'a>,
 }
 
 #[cfg(test)]

@@ -5,7 +5,10 @@
 //! not subtracted beforehand (a difference needs nine bits); what they contribute is taken off the sums instead:
 //! `sum (a - za) (b - zb) = sum a b - za sum b - zb (sum a - K za)`, exact in wrapping 32-bit arithmetic.
 
+use std::ops::Range;
+
 use super::pack::{Bytes, Zeros};
+use super::sums::{Correction, Sums};
 use super::{Part, Product};
 use crate::cpu::Cpu;
 use crate::cpu::matmul::driver::{self, PackedColumns, RowPanels};
@@ -141,31 +144,20 @@ pub(crate) enum ColumnZeros<'a> {
     Each(&'a [i32]),
 }
 
-/// Takes off the sums of one row from column `column` on what zero points contributed: the row's zero point, its sum less
-/// K times that, the sums of all columns, and their zero points.
-pub(crate) fn correct(
-    sums: &mut [i32],
-    column: usize,
-    (zero, rest): (i32, i32),
-    columns: &[i32],
-    column_zeros: ColumnZeros<'_>,
-) {
-    match column_zeros {
-        ColumnZeros::One(column_zero) => {
-            let constant = column_zero.wrapping_mul(rest);
-            if zero == 0 {
-                if constant != 0 {
-                    sums.iter_mut().for_each(|s| *s = s.wrapping_sub(constant));
+impl<'a> ColumnZeros<'a> {
+    /// What zero points contributed to the sums of `range` of a row: the row's zero point, its sum less K times that, and
+    /// the sums of all columns.
+    pub(crate) fn correction(self, range: Range<usize>, zero: i32, rest: i32, columns: &'a [i32]) -> Correction<'a> {
+        match self {
+            ColumnZeros::One(column_zero) => {
+                let constant = column_zero.wrapping_mul(rest);
+                match zero {
+                    0 => Correction::Constant(constant),
+                    _ => Correction::Columns { zero, columns: &columns[range], constant },
                 }
-                return;
             }
-            for (s, &c) in sums.iter_mut().zip(&columns[column..]) {
-                *s = s.wrapping_sub(zero.wrapping_mul(c)).wrapping_sub(constant);
-            }
-        }
-        ColumnZeros::Each(zeros) => {
-            for ((s, &c), &z) in sums.iter_mut().zip(&columns[column..]).zip(&zeros[column..]) {
-                *s = s.wrapping_sub(zero.wrapping_mul(c)).wrapping_sub(z.wrapping_mul(rest));
+            ColumnZeros::Each(zeros) => {
+                Correction::Zeros { zero, columns: &columns[range.clone()], zeros: &zeros[range], rest }
             }
         }
     }
@@ -223,11 +215,12 @@ impl Product<'_> {
             driver::multiply(cx, tile, (m, n, k), rows, &panels, |row, column, part| {
                 let zero = row_zero(row);
                 let rest = sums[row].wrapping_sub((k as i32).wrapping_mul(zero));
-                correct(part, column, (zero, rest), columns, column_zeros);
+                let correction = column_zeros.correction(column..column + part.len(), zero, rest, columns);
                 let at = row * n + column;
                 // SAFETY: the driver stores each part of the m x n outputs once.
                 let out = unsafe { out.slice(at, part.len()) };
-                finish(Part { at: batch * m * n + at, row, column, sums: part }, out);
+                let sums = Sums { data: part, correction };
+                finish(Part { at: batch * m * n + at, row, column, sums }, out);
             });
         });
     }

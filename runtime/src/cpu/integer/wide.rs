@@ -1,6 +1,7 @@
 //! Products of bytes widened to 16 bits and freed of their zero points, for machines that add up pairs only.
 
 use super::pack::{self, ByteColumns, Bytes};
+use super::sums::{Correction, Sums};
 use super::{Part, Product, thin};
 use crate::cpu::Cpu;
 use crate::cpu::matmul::dims::Dims;
@@ -47,6 +48,7 @@ impl Product<'_> {
                     let at = row * n + column;
                     // SAFETY: each part of the m x n outputs is stored once.
                     let out = unsafe { out.slice(at, sums.len()) };
+                    let sums = Sums { data: sums, correction: Correction::None };
                     finish(Part { at: batch * m * n + at, row, column, sums }, out);
                 });
                 return;
@@ -70,7 +72,8 @@ impl Product<'_> {
                 let at = row * n + column;
                 // SAFETY: the driver stores each part of the m x n outputs once.
                 let out = unsafe { out.slice(at, sums.len()) };
-                finish(Part { at: batch * m * n + at, row, column, sums }, out);
+                let sums = Sums { data: sums, correction: Correction::None };
+                    finish(Part { at: batch * m * n + at, row, column, sums }, out);
             });
         };
         over_batches(cpu, batches.len(), m * n, out, product);
