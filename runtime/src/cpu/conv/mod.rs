@@ -9,6 +9,8 @@ mod integer;
 mod patches;
 mod planes;
 mod pool;
+#[cfg(test)]
+mod random;
 
 use depthwise::Depthwise;
 use geometry::{Geometry, filters_per_group};
