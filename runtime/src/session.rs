@@ -103,7 +103,8 @@ impl Session {
         let gpu = None;
         let (pool, uploaded) = (BufferPool::default(), Uploaded::default());
         #[allow(clippy::arc_with_non_send_sync)] // In browsers wgpu's handles stay on one thread.
-        let backend = Arc::new(Backend { cpu: Cpu::with_kernels(options.threads, options.kernels), gpu, pool, uploaded });
+        let backend =
+            Arc::new(Backend { cpu: Cpu::with_kernels(options.threads, options.kernels), gpu, pool, uploaded });
         Self::on(graph, backend)
     }
 

@@ -9,6 +9,7 @@ mod integer;
 mod patches;
 mod planes;
 mod pool;
+mod positions;
 #[cfg(test)]
 mod random;
 
@@ -84,6 +85,26 @@ fn typed<S: Element + Widen>(
         return Ok(());
     }
     let kernel = cpu.kernels().f32;
+    let planes = Planes::new(&g);
+    let of_group = |group: usize| Epilogue { row_bias: epilogue.row_bias.map(|b| &b[group * m..][..m]), ..epilogue };
+    if let Some(id) = w.constant.filter(|_| positions::serves(m, n, kernel.nr)) {
+        let filter = |group: usize| Matrix::new(&filter_data[group * m * k..][..m * k], k, m, (1, k));
+        let len = filter(0).packed_columns_len(kernel.nr);
+        let form = Form::Columns { matrices: op.groups, k, n: m, transposed: true };
+        let panels = cpu.packed.get(id, form, op.groups * len * size_of::<f32>(), |bytes| {
+            let out: &mut [f32] = bytemuck::cast_slice_mut(bytes);
+            for (group, out) in out.chunks_exact_mut(len.max(1)).enumerate() {
+                filter(group).pack_columns(cpu.threads(), kernel.nr, out);
+            }
+        });
+        let panels: &[f32] = bytemuck::cast_slice(panels.as_slice());
+        over_batches(cpu, g.batch * op.groups, m * n, out, |cx: Context<'_>, i, out: &mut [f32]| {
+            let group = i % op.groups;
+            let (x, panels) = (&x[i * image..][..image], &panels[group * len..][..len]);
+            positions::convolve(cx, kernel, &planes, x, panels, (m, n, k), of_group(group), i * m * n, out);
+        });
+        return Ok(());
+    }
     let rows = |group: usize| Matrix::new(&filter_data[group * m * k..][..m * k], m, k, (k, 1));
     let rows_len = rows(0).packed_rows_len(kernel.mr);
     let cached = w.constant.map(|id| {
@@ -95,7 +116,6 @@ fn typed<S: Element + Widen>(
             }
         })
     });
-    let planes = Planes::new(&g);
     over_batches(cpu, g.batch * op.groups, m * n, out, |cx: Context<'_>, i, out: &mut [f32]| {
         let group = i % op.groups;
         let packed = match &cached {
@@ -108,8 +128,7 @@ fn typed<S: Element + Widen>(
         };
         let at = if cached.is_some() { group * rows_len } else { 0 };
         let a = &packed.as_slice::<f32>()[at..][..rows_len];
-        let epilogue = Epilogue { row_bias: epilogue.row_bias.map(|b| &b[group * m..][..m]), ..epilogue };
-        let finish = Finish { alpha: 1.0, epilogue, at: i * m * n };
+        let finish = Finish { alpha: 1.0, epilogue: of_group(group), at: i * m * n };
         let x = &x[i * image..][..image];
         if g.is_pointwise() {
             finish.multiply_packed(cx, kernel, a, (m, n, k), &Matrix::new(x, k, n, (n, 1)), out);

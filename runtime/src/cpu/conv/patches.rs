@@ -13,9 +13,9 @@ use crate::cpu::parallel;
 use crate::tensor::{AlignedBytes, BufferPool};
 
 /// Columns that a block has at most; wider requests go in parts.
-const WIDTH: usize = 256;
-/// A line with room for what is copied past its end.
-type Line<T> = [T; WIDTH + CHUNK];
+pub(super) const WIDTH: usize = 256;
+/// Elements of a line, with room for what is copied past its end.
+pub(super) const LINE: usize = WIDTH + CHUNK;
 
 /// The planes of some channels of one image in memory.
 pub(crate) struct Loaded(AlignedBytes);
@@ -105,7 +105,7 @@ impl<'a, T: bytemuck::Pod> Patches<'a, T> {
 
     /// Columns `columns` of row `row` and some elements more: where they lie, if they lie together, else copied to `room`.
     #[inline(always)]
-    fn line<'s>(&'s self, row: usize, columns: Range<usize>, room: &'s mut Line<T>) -> &'s [T] {
+    pub(super) fn line<'s>(&'s self, row: usize, columns: Range<usize>, room: &'s mut [T; LINE]) -> &'s [T] {
         let taps = self.planes.offsets.len();
         let x = &self.x[row / taps * self.planes.len() + self.planes.offsets[row % taps]..];
         if self.planes.is_contiguous()
@@ -142,19 +142,23 @@ impl<'a, T: bytemuck::Pod> Patches<'a, T> {
         write: impl Fn([&[T]; STEP], &mut [O]),
     ) {
         let stride = k.len() * nr;
-        let mut lines = [[self.pad; WIDTH + CHUNK]; STEP];
+        let mut lines = [[self.pad; LINE]; STEP];
         for part in self.parts(nr, panels.clone()) {
             let first = part.start / nr - panels.start;
             for (step, rows) in k.clone().step_by(STEP).enumerate() {
-                let mut i = 0;
-                let lines = lines.each_mut().map(|room| {
+                // Not `array::map`, whose closure is compiled apart, without this copy's vector instructions.
+                let mut found: [&[T]; STEP] = [&[]; STEP];
+                for (i, (line, room)) in found.iter_mut().zip(&mut lines).enumerate() {
                     let row = rows + i;
-                    i += 1;
-                    if row < self.k() { self.line(row, part.clone(), room) } else { &room[..WIDTH] }
-                });
+                    *line = if row < self.k() { self.line(row, part.clone(), room) } else { &room[..WIDTH] };
+                }
                 for panel in 0..part.len().div_ceil(nr) {
                     let out = &mut room[(first + panel) * stride + step * nr * STEP..][..nr * STEP];
-                    write(lines.map(|line| &line[panel * nr..][..nr]), out);
+                    let mut columns: [&[T]; STEP] = [&[]; STEP];
+                    for (columns, line) in columns.iter_mut().zip(&found) {
+                        *columns = &line[panel * nr..][..nr];
+                    }
+                    write(columns, out);
                 }
             }
         }
@@ -176,8 +180,12 @@ impl Kernel for Fill<'_, '_, f32, f32> {
     #[inline(always)]
     fn run<const FMA: bool>(self) {
         self.patches.fill(self.nr, self.k, self.panels, self.room, |[line], out| {
-            // Tiles are whole numbers of eight columns wide.
-            for (out, line) in out.as_chunks_mut::<8>().0.iter_mut().zip(line.as_chunks::<8>().0) {
+            // Tiles are whole numbers of four columns wide.
+            let ((out, out_rest), (line, line_rest)) = (out.as_chunks_mut::<8>(), line.as_chunks::<8>());
+            for (out, line) in out.iter_mut().zip(line) {
+                *out = *line;
+            }
+            for (out, line) in out_rest.as_chunks_mut::<4>().0.iter_mut().zip(line_rest.as_chunks::<4>().0) {
                 *out = *line;
             }
         });

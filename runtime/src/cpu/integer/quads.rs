@@ -253,7 +253,14 @@ impl Filters<'_> {
     }
 
     /// Writes the rows of group `group` and, behind them, their sums.
-    pub(crate) fn pack(&self, threads: usize, kernel: &ByteKernel, group: usize, (m, k): (usize, usize), out: &mut [u8]) {
+    pub(crate) fn pack(
+        &self,
+        threads: usize,
+        kernel: &ByteKernel,
+        group: usize,
+        (m, k): (usize, usize),
+        out: &mut [u8],
+    ) {
         let (rows, sums) = out.split_at_mut(rows_len(m, k, kernel.tile.mr));
         let bytes = self.bytes.part(group * m * k, m * k);
         pack_rows(threads, bytes, kernel.a_signed, (m, k), kernel.tile.mr, rows, bytemuck::cast_slice_mut(sums));

@@ -73,7 +73,7 @@ impl Product<'_> {
                 // SAFETY: the driver stores each part of the m x n outputs once.
                 let out = unsafe { out.slice(at, sums.len()) };
                 let sums = Sums { data: sums, correction: Correction::None };
-                    finish(Part { at: batch * m * n + at, row, column, sums }, out);
+                finish(Part { at: batch * m * n + at, row, column, sums }, out);
             });
         };
         over_batches(cpu, batches.len(), m * n, out, product);

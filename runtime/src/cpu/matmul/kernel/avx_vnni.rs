@@ -23,14 +23,7 @@ unsafe fn byte_tile(rows: usize, steps: usize, a: *const u8, b: *const u8, c: *m
 /// The contract of [`Kernel`]'s `run` with `R` rows; AVX2 and AVX-VNNI.
 #[inline]
 #[target_feature(enable = "avx2,avxvnni")]
-unsafe fn byte_rows<const R: usize>(
-    steps: usize,
-    a: *const u8,
-    b: *const u8,
-    c: *mut i32,
-    c_stride: usize,
-    add: bool,
-) {
+unsafe fn byte_rows<const R: usize>(steps: usize, a: *const u8, b: *const u8, c: *mut i32, c_stride: usize, add: bool) {
     // SAFETY: a is read below steps * MR * 4, b below steps * NR * 4, c in R rows of NR; the contract gives this room.
     // The four bytes of a are read unaligned.
     unsafe {

@@ -52,14 +52,7 @@ unsafe fn byte_tile(rows: usize, steps: usize, a: *const u8, b: *const u8, c: *m
 /// # Safety
 /// The contract of [`Kernel`]'s `run` with `R` rows.
 #[inline]
-unsafe fn byte_rows<const R: usize>(
-    steps: usize,
-    a: *const u8,
-    b: *const u8,
-    c: *mut i32,
-    c_stride: usize,
-    add: bool,
-) {
+unsafe fn byte_rows<const R: usize>(steps: usize, a: *const u8, b: *const u8, c: *mut i32, c_stride: usize, add: bool) {
     // SAFETY: a is read below steps * MR * 4, b below steps * NR * 4, c in R rows of NR; the contract gives this room.
     unsafe {
         let mut acc = [[i32x4_splat(0); 2]; R];
