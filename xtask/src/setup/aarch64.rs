@@ -12,11 +12,13 @@ use crate::workspace::Workspace;
 /// The target of the tests.
 pub(crate) const TARGET: &str = "aarch64-unknown-linux-gnu";
 
-const WHAT: &str = "emulated aarch64";
+const WHAT: &str = "aarch64";
 const LINKER: &str = "aarch64-linux-gnu-gcc";
 const EMULATOR: &str = "qemu-aarch64";
 /// Where Debian keeps the C library for the target.
 const LIBRARIES: &str = "/usr/aarch64-linux-gnu";
+/// Which part of it every program needs.
+const LOADER: &str = "/usr/aarch64-linux-gnu/lib/ld-linux-aarch64.so.1";
 const PACKAGES: [&str; 3] = ["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross", "qemu-user"];
 
 /// Why tests for aarch64 cannot run here, if they cannot.
@@ -27,7 +29,8 @@ pub(crate) fn missing(workspace: &Workspace) -> Option<String> {
     if !rustup::has_target(workspace, TARGET) {
         return Some(format!("this compiler has no standard library for {TARGET}"));
     }
-    (!has_tools()).then(|| format!("there are no {LINKER}, {EMULATOR} and C library in {LIBRARIES}"))
+    let lacking = lacking();
+    (!lacking.is_empty()).then(|| format!("there is no {}", lacking.join(" and no ")))
 }
 
 /// `cargo` for the target, whose programs run as on the processor `model` of the emulator.
@@ -43,8 +46,8 @@ pub(super) fn ensure(workspace: &Workspace) -> Result<State, Error> {
     if let Some(reason) = not_needed() {
         return Ok(State::NotNeeded(reason));
     }
-    let (has_target, has_tools_already) = (rustup::has_target(workspace, TARGET), has_tools());
-    if has_target && has_tools_already {
+    let (has_target, has_tools) = (rustup::has_target(workspace, TARGET), lacking().is_empty());
+    if has_target && has_tools {
         return Ok(State::Present(format!("{TARGET}, {EMULATOR}")));
     }
     if !has_target {
@@ -54,13 +57,14 @@ pub(super) fn ensure(workspace: &Workspace) -> Result<State, Error> {
             remedy: format!("rustup target add {TARGET}"),
         })?;
     }
-    if !has_tools_already {
+    if !has_tools {
         apt::install(WHAT, &PACKAGES, "install a cross compiler for aarch64 with its C library, and QEMU's user mode")?;
-        if !has_tools() {
+        let lacking = lacking();
+        if !lacking.is_empty() {
             return Err(Error::Missing {
                 what: WHAT,
-                why: format!("{} are installed, but not where they were expected", PACKAGES.join(", ")),
-                remedy: format!("put {LINKER} and {EMULATOR} on PATH and the C library into {LIBRARIES}"),
+                why: format!("with {} installed there is still no {}", PACKAGES.join(", "), lacking.join(" and no ")),
+                remedy: "put the programs on PATH".to_owned(),
             });
         }
     }
@@ -76,7 +80,12 @@ fn not_needed() -> Option<&'static str> {
     }
 }
 
-fn has_tools() -> bool {
-    [LINKER, EMULATOR].iter().all(|name| process::find_program(name).is_some())
-        && Path::new(LIBRARIES).join("lib/ld-linux-aarch64.so.1").exists()
+/// Programs and files that are not there.
+fn lacking() -> Vec<&'static str> {
+    let mut lacking = vec![LINKER, EMULATOR];
+    lacking.retain(|name| process::find_program(name).is_none());
+    if !Path::new(LOADER).exists() {
+        lacking.push(LOADER);
+    }
+    lacking
 }
