@@ -24,12 +24,6 @@ impl Random {
         from[self.below(from.len())]
     }
 
-    /// Zero points that go with such bytes: none, one for all, or one each.
-    pub(super) fn zeros(&mut self, each: usize, signed: bool) -> Option<Tensor> {
-        let count = self.pick(&[0, 1, each]);
-        (count > 0).then(|| self.bytes(&[count], signed))
-    }
-
     /// Bytes whose products and sums reach the ends of their ranges, whichever way they are read.
     pub(super) fn bytes(&mut self, shape: &[usize], signed: bool) -> Tensor {
         const EXTREMES: [u8; 6] = [0x00, 0x01, 0x7f, 0x80, 0x81, 0xff];
@@ -42,5 +36,11 @@ impl Random {
             })
             .collect();
         Tensor::from_bytes(if signed { DType::I8 } else { DType::U8 }, shape, &data).unwrap()
+    }
+
+    /// Zero points that go with such bytes: none, one for all, or one each.
+    pub(super) fn zeros(&mut self, each: usize, signed: bool) -> Option<Tensor> {
+        let count = self.pick(&[0, 1, each]);
+        (count > 0).then(|| self.bytes(&[count], signed))
     }
 }

@@ -17,8 +17,8 @@ const LINKER: &str = "aarch64-linux-gnu-gcc";
 const EMULATOR: &str = "qemu-aarch64";
 /// Where Debian keeps the C library for the target.
 const LIBRARIES: &str = "/usr/aarch64-linux-gnu";
-/// Which part of it every program needs.
-const LOADER: &str = "/usr/aarch64-linux-gnu/lib/ld-linux-aarch64.so.1";
+/// The part of it that every program is linked with.
+const START: &str = "/usr/aarch64-linux-gnu/lib/crt1.o";
 const PACKAGES: [&str; 3] = ["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross", "qemu-user"];
 
 /// Why tests for aarch64 cannot run here, if they cannot.
@@ -84,8 +84,8 @@ fn not_needed() -> Option<&'static str> {
 fn lacking() -> Vec<&'static str> {
     let mut lacking = vec![LINKER, EMULATOR];
     lacking.retain(|name| process::find_program(name).is_none());
-    if !Path::new(LOADER).exists() {
-        lacking.push(LOADER);
+    if !Path::new(START).exists() {
+        lacking.push(START);
     }
     lacking
 }
