@@ -4,6 +4,8 @@
 //! (`web/ts`), everything that is computed is computed by the crate `lenslet`. One module instance
 //! lives in each worker.
 
+#[cfg(feature = "bench")]
+mod bench;
 mod convert;
 mod device;
 mod error;

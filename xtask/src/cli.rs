@@ -8,6 +8,7 @@ use lexopt::prelude::*;
 
 use crate::bench::Subject;
 use crate::browser::Device;
+use crate::build_web::Exports;
 use crate::error::Error;
 use crate::suite::Page;
 
@@ -37,13 +38,14 @@ Tasks:
                 --device DEVICE    for --check: auto, wasm or webgpu (default: auto)
                 --screenshot FILE  for --check: save a picture of the page
   bench cpu   Measure full-size CLIP ViT-B/32, MiniLM, ResNet-50 and MobileCLIP-S0, in turns with ONNX Runtime (Python;
-              LENSLET_PYTHON names one that has it)
+              LENSLET_PYTHON names one that has it), tract, rten and wonnx (cargo builds them, in some minutes)
+  bench web   Measure the same on WASM in headless Chromium, one thread, in turns with onnxruntime-web (npm installs it)
   bench decode
               Measure the tokens a second of SmolLM2 (LENSLET_SMOLLM2 names its folder), natively in turns with
               ONNX Runtime and in headless Chromium, on WASM, in turns with transformers.js (npm installs it)
                 --json             print one JSON object instead of a table or lines
                 --filter TEXT      only rows whose name contains TEXT
-                --threads N        only this number of threads (may be repeated; default: 1 and 2)
+                --threads N        only this number of threads (may be repeated; default: 1 and 2; web has 1)
                 --rounds N         turns of each (default: 20; for decode 3)
                 --peer NAME        only this peer (may be repeated; default: all; not for decode)
   serve DIR   Serve a folder on 127.0.0.1 (--port, --isolated as above)";
@@ -99,7 +101,7 @@ fn build_web(parser: &mut lexopt::Parser) -> Result<Task, lexopt::Error> {
     let mut options = crate::build_web::Options::default();
     while let Some(arg) = parser.next()? {
         match arg {
-            Long("test-suite") => options.test_suite = true,
+            Long("test-suite") => options.exports = Exports::TestSuite,
             Long("no-wasm-opt") => options.no_wasm_opt = true,
             Long("help") | Short('h') => return Ok(Task::Help),
             other => return Err(other.unexpected()),
@@ -175,9 +177,10 @@ fn bench(parser: &mut lexopt::Parser) -> Result<Task, lexopt::Error> {
     }
     options.subject = match what.as_deref() {
         Some("cpu") => Subject::Cpu,
+        Some("web") => Subject::Web,
         Some("decode") if options.peers.is_empty() => Subject::Decode,
         Some("decode") => return Err("bench decode has one peer in each place: leave --peer out".into()),
-        _ => return Err("bench measures cpu or decode: `cargo xtask bench cpu`".into()),
+        _ => return Err("bench measures cpu, web or decode: `cargo xtask bench cpu`".into()),
     };
     Ok(Task::Bench(options))
 }
@@ -228,6 +231,7 @@ mod tests {
         };
         assert!(bench.json && bench.threads == [4] && bench.rounds == Some(5) && bench.subject == Subject::Cpu);
         assert_eq!(bench.peers, [Peer::OnnxRuntime]);
+        assert!(matches!(parse_words("bench web"), Ok(Task::Bench(bench)) if bench.subject == Subject::Web));
         assert!(matches!(parse_words("bench decode"), Ok(Task::Bench(bench)) if bench.subject == Subject::Decode));
     }
 

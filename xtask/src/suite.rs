@@ -12,7 +12,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use crate::browser::{self, Device};
-use crate::build_web;
+use crate::build_web::{self, Exports};
 use crate::error::Error;
 use crate::process;
 use crate::serve::{Server, Site};
@@ -49,8 +49,8 @@ impl Page {
     }
 
     fn build(self, workspace: &Workspace) -> Result<(), Error> {
-        let test_suite = self == Self::Suite;
-        build_web::run(workspace, &build_web::Options { test_suite, no_wasm_opt: false })?;
+        let exports = if self == Self::Suite { Exports::TestSuite } else { Exports::Package };
+        build_web::run(workspace, &build_web::Options { exports, no_wasm_opt: false })?;
         if self == Self::Pictures {
             // The page's build makes the package, and the lists of files that models are served with.
             eprintln!("Building the npm package and the search page ...");

@@ -62,20 +62,39 @@ pub(crate) fn run(
 }
 
 fn write_row(x: &[f32], mean: f32, inverse: f32, gamma: Option<&[f32]>, beta: Option<&[f32]>, y: &mut [f32]) {
-    match (gamma, beta) {
-        (Some(gamma), Some(beta)) => {
-            for (((y, &x), &g), &b) in y.iter_mut().zip(x).zip(gamma).zip(beta) {
-                *y = (x - mean) * inverse * g + b;
+    math::dispatch(WriteRow { x, mean, inverse, gamma, beta, y });
+}
+
+struct WriteRow<'a> {
+    x: &'a [f32],
+    mean: f32,
+    inverse: f32,
+    gamma: Option<&'a [f32]>,
+    beta: Option<&'a [f32]>,
+    y: &'a mut [f32],
+}
+
+impl math::Kernel for WriteRow<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        let WriteRow { x, mean, inverse, gamma, beta, y } = self;
+        match (gamma, beta) {
+            (Some(gamma), Some(beta)) => {
+                for (((y, &x), &g), &b) in y.iter_mut().zip(x).zip(gamma).zip(beta) {
+                    *y = (x - mean) * inverse * g + b;
+                }
             }
-        }
-        (Some(gamma), None) => {
-            for ((y, &x), &g) in y.iter_mut().zip(x).zip(gamma) {
-                *y = (x - mean) * inverse * g;
+            (Some(gamma), None) => {
+                for ((y, &x), &g) in y.iter_mut().zip(x).zip(gamma) {
+                    *y = (x - mean) * inverse * g;
+                }
             }
-        }
-        (None, _) => {
-            for (i, (y, &x)) in y.iter_mut().zip(x).enumerate() {
-                *y = (x - mean) * inverse + beta.map_or(0.0, |b| b[i]);
+            (None, _) => {
+                for (i, (y, &x)) in y.iter_mut().zip(x).enumerate() {
+                    *y = (x - mean) * inverse + beta.map_or(0.0, |b| b[i]);
+                }
             }
         }
     }

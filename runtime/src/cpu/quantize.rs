@@ -1,8 +1,8 @@
 //! Floats to 8-bit integers and back.
 
-use super::Cpu;
 use super::operands::Operands;
 use super::parallel::{self, SharedMut};
+use super::{Cpu, math};
 use crate::error::KernelError;
 use crate::tensor::{DType, Element, TensorView, TensorViewMut};
 
@@ -42,9 +42,25 @@ fn range(threads: usize, x: &[f32]) -> (f32, f32) {
     let shared = SharedMut::new(&mut parts);
     parallel::for_each(threads, x.len().div_ceil(chunk), |i| {
         let x = &x[i * chunk..(i * chunk + chunk).min(x.len())];
+        let (low, high) = math::dispatch(Range(x));
+        // SAFETY: task i writes element i only.
+        let part = unsafe { shared.slice(i, 1) };
+        part[0] = (low, high);
+    });
+    parts.iter().fold((0.0, 0.0), |(low, high), part| (low.min(part.0), high.max(part.1)))
+}
+
+/// The least and the greatest of 0 and the numbers given.
+struct Range<'a>(&'a [f32]);
+
+impl math::Kernel for Range<'_> {
+    type Output = (f32, f32);
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) -> (f32, f32) {
         // Lanes that compilers keep in vector registers; comparisons are false for NaN, which leaves it out.
-        let (mut low, mut high) = ([0f32; 16], [0f32; 16]);
-        let (groups, rest) = x.as_chunks::<16>();
+        let (mut low, mut high) = ([0f32; 32], [0f32; 32]);
+        let (groups, rest) = self.0.as_chunks::<32>();
         for group in groups {
             for ((&x, low), high) in group.iter().zip(&mut low).zip(&mut high) {
                 *low = if x < *low { x } else { *low };
@@ -53,19 +69,34 @@ fn range(threads: usize, x: &[f32]) -> (f32, f32) {
         }
         let low = low.iter().chain(rest).fold(0f32, |m, &x| if x < m { x } else { m });
         let high = high.iter().chain(rest).fold(0f32, |m, &x| if x > m { x } else { m });
-        // SAFETY: task i writes element i only.
-        let part = unsafe { shared.slice(i, 1) };
-        part[0] = (low, high);
-    });
-    parts.iter().fold((0.0, 0.0), |(low, high), part| (low.min(part.0), high.max(part.1)))
+        (low, high)
+    }
 }
 
 /// `y = saturate(round_half_even(x / scale) + zero)` as bytes of u8, or of i8 if `signed`; NaN becomes the least number.
 fn quantize(x: &[f32], scale: f32, zero: i32, signed: bool, y: &mut [u8]) {
     let (low, high) = if signed { (-128, 127) } else { (0, 255) };
-    let (low, high) = ((low - zero) as f32, (high - zero) as f32);
-    for (y, x) in y.iter_mut().zip(x) {
-        *y = (nearest(x / scale, low, high) + zero) as u8;
+    math::dispatch(Quantize { x, scale, zero, low: (low - zero) as f32, high: (high - zero) as f32, y });
+}
+
+struct Quantize<'a> {
+    x: &'a [f32],
+    scale: f32,
+    zero: i32,
+    low: f32,
+    high: f32,
+    y: &'a mut [u8],
+}
+
+impl math::Kernel for Quantize<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        let Quantize { x, scale, zero, low, high, y } = self;
+        for (y, x) in y.iter_mut().zip(x) {
+            *y = (nearest(x / scale, low, high) + zero) as u8;
+        }
     }
 }
 

@@ -172,9 +172,32 @@ impl Dim {
             // A symbol must be 1 or this.
             (Dim::Const(n), _) | (_, Dim::Const(n)) => Some(Dim::Const(*n)),
             _ => {
-                let (a, b) = if self < other { (self, other) } else { (other, self) };
-                Some(Self::atom(Atom::Broadcast(a.clone(), b.clone())))
+                // All sizes that take part, once and in order: results that meet again would nest without end.
+                let mut parts = Vec::new();
+                self.broadcast_parts(&mut parts);
+                other.broadcast_parts(&mut parts);
+                parts.sort();
+                parts.dedup();
+                let all = parts.into_iter().cloned();
+                all.reduce(|acc, part| Self::atom(Atom::Broadcast(acc, part)))
             }
+        }
+    }
+
+    /// The sizes that this one was broadcast from, or itself.
+    fn broadcast_parts<'a>(&'a self, parts: &mut Vec<&'a Dim>) {
+        match self {
+            Dim::Expr(p) => match p.0.as_slice() {
+                [(atoms, 1)] => match atoms.as_slice() {
+                    [Atom::Broadcast(a, b)] => {
+                        a.broadcast_parts(parts);
+                        b.broadcast_parts(parts);
+                    }
+                    _ => parts.push(self),
+                },
+                _ => parts.push(self),
+            },
+            Dim::Const(_) => parts.push(self),
         }
     }
 
@@ -291,6 +314,10 @@ mod tests {
         assert_eq!(both.eval(&bind(2, 5)), None);
         assert_eq!(both.eval(&Bindings::new()), None);
         assert_eq!(s.broadcast(&Dim::Const(1)), Some(s.clone()));
+        // However often the same sizes meet.
+        assert_eq!(both.broadcast(&s), Some(both.clone()));
+        assert_eq!(b.broadcast(&both), Some(both.clone()));
+        assert_eq!(both.broadcast(&both), Some(both.clone()));
         assert_eq!(Dim::Const(2).broadcast(&Dim::Const(3)), None);
         assert_eq!(s.add(&Dim::Const(7)).floor_div(&Dim::Const(4)).eval(&bind(1, 6)), Some(3));
         assert_eq!(s.at_least(&Dim::Const(0)), s);

@@ -8,9 +8,11 @@ mod cases;
 mod cpu;
 mod decode;
 mod models;
+mod npm;
 mod peer;
 mod python;
 mod row;
+mod web;
 
 use std::process::Command;
 
@@ -28,6 +30,8 @@ pub(crate) enum Subject {
     /// Graphs, natively.
     #[default]
     Cpu,
+    /// Graphs on WASM in a browser.
+    Web,
     /// Tokens of a language model.
     Decode,
 }
@@ -92,6 +96,7 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<(), Error>
     };
     let rows = match options.subject {
         Subject::Cpu => cpu::rows(workspace, options, &mut in_table)?,
+        Subject::Web => web::rows(workspace, options, &mut in_table)?,
         Subject::Decode => decode::rows(workspace, options, |row| tell(&decode::line(row)))?,
     };
     if options.json {

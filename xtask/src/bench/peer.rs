@@ -6,18 +6,25 @@ use std::str::FromStr;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Peer {
     OnnxRuntime,
+    Tract,
+    Rten,
+    /// Computes on a GPU, by Vulkan.
+    Wonnx,
     OnnxRuntimeWeb,
 }
 
 impl Peer {
-    const ALL: [Self; 2] = [Self::OnnxRuntime, Self::OnnxRuntimeWeb];
+    const ALL: [Self; 5] = [Self::OnnxRuntime, Self::Tract, Self::Rten, Self::Wonnx, Self::OnnxRuntimeWeb];
 
     /// Those that run graphs natively.
-    pub(super) const NATIVE: [Self; 1] = [Self::OnnxRuntime];
+    pub(super) const NATIVE: [Self; 4] = [Self::OnnxRuntime, Self::Tract, Self::Rten, Self::Wonnx];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::OnnxRuntime => "onnxruntime",
+            Self::Tract => "tract",
+            Self::Rten => "rten",
+            Self::Wonnx => "wonnx",
             Self::OnnxRuntimeWeb => "onnxruntime-web",
         }
     }

@@ -29,10 +29,42 @@ const MAX_RAW_BYTES: u64 = 5_000_000;
 /// The options of `cargo xtask build-web`.
 #[derive(Debug, Default, Clone, Copy)]
 pub(crate) struct Options {
-    /// Build the test suite's module instead of the package's.
-    pub(crate) test_suite: bool,
+    pub(crate) exports: Exports,
     /// Do not run wasm-opt.
     pub(crate) no_wasm_opt: bool,
+}
+
+/// What a module offers to JavaScript.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exports {
+    /// What the package's worker uses.
+    #[default]
+    Package,
+    /// The test suite's entry points as well.
+    TestSuite,
+    /// A graph by itself as well; compiled as the package is, since it stands for it where time is measured.
+    Bench,
+}
+
+impl Exports {
+    /// The folder of the finished modules, the cargo feature, and what sets records apart.
+    fn names(self) -> (&'static str, Option<&'static str>, &'static str) {
+        match self {
+            Self::Package => ("web/pkg", None, ""),
+            Self::TestSuite => ("web/pkg-test", Some("test-suite"), "-test"),
+            Self::Bench => ("web/pkg-bench", Some("bench"), "-bench"),
+        }
+    }
+
+    /// The suite checks kernels, which the relaxed module has in all their variants, and is built with the settings of
+    /// `release`: linking the whole program at once would only make the tests start later.
+    fn profile(self) -> &'static str {
+        if self == Self::TestSuite { "release" } else { "web" }
+    }
+
+    fn variants(self) -> &'static [Variant] {
+        if self == Self::Package { &[RELAXED, SIMD] } else { &[RELAXED] }
+    }
 }
 
 /// One of the modules that a browser chooses from by what it supports.
@@ -67,25 +99,24 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<(), Error>
         why: format!("rustc has no standard library for {}", wasm::TARGET),
         remedy: "run `cargo xtask setup`".to_owned(),
     })?;
-    // The suite checks kernels, which the relaxed module has in all their variants, and is built with the
-    // settings of `release`: linking the whole program at once would only make the tests start later.
-    let (variants, profile, out_dir): (&[Variant], _, _) =
-        if options.test_suite { (&[RELAXED], "release", "web/pkg-test") } else { (&[RELAXED, SIMD], "web", "web/pkg") };
-    let optimizer = if options.test_suite || options.no_wasm_opt { None } else { WasmOpt::find() };
+    let exports = options.exports;
+    let (out_dir, ..) = exports.names();
+    let unoptimized = exports == Exports::TestSuite || options.no_wasm_opt;
+    let optimizer = if unoptimized { None } else { WasmOpt::find() };
     let out_dir = workspace.path(out_dir);
     fs::create_dir_all(&out_dir).map_err(Error::io("create", &out_dir))?;
 
-    let modules = compile_all(workspace, &toolchain, variants, profile, options.test_suite)?;
+    let modules = compile_all(workspace, &toolchain, exports)?;
     let mut sizes = Vec::new();
-    for (&variant, module) in variants.iter().zip(modules) {
-        let stamp_path = stamp_path(workspace, variant, profile, options.test_suite);
+    for (&variant, module) in exports.variants().iter().zip(modules) {
+        let stamp_path = stamp_path(workspace, variant, exports);
         sizes.push((variant, package(variant, &module, &out_dir, optimizer.as_ref(), &stamp_path)?));
     }
     eprintln!("{}:", out_dir.display());
     for (variant, sizes) in &sizes {
         eprintln!("  {}.wasm  {sizes}", variant.name);
     }
-    if options.test_suite {
+    if exports != Exports::Package {
         return Ok(());
     }
     sizes.iter().find(|(_, sizes)| sizes.raw > MAX_RAW_BYTES).map_or(Ok(()), |(variant, sizes)| {
@@ -97,17 +128,12 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<(), Error>
 ///
 /// Linking a whole program at once keeps one core busy for a minute or two, and the other one idle unless the next variant
 /// is compiled meanwhile. They share no directory, so neither cargo waits for the other.
-fn compile_all(
-    workspace: &Workspace,
-    toolchain: &wasm::Toolchain,
-    variants: &[Variant],
-    profile: &str,
-    test_suite: bool,
-) -> Result<Vec<PathBuf>, Error> {
+fn compile_all(workspace: &Workspace, toolchain: &wasm::Toolchain, exports: Exports) -> Result<Vec<PathBuf>, Error> {
     thread::scope(|scope| {
-        let builds: Vec<_> = variants
+        let builds: Vec<_> = exports
+            .variants()
             .iter()
-            .map(|&variant| scope.spawn(move || compile(workspace, toolchain, variant, profile, test_suite)))
+            .map(|&variant| scope.spawn(move || compile(workspace, toolchain, variant, exports)))
             .collect();
         let joined = builds.into_iter().map(|build| build.join().unwrap_or_else(|panic| resume_unwind(panic)));
         // All of them have ended before the first error is told.
@@ -120,13 +146,15 @@ fn compile(
     workspace: &Workspace,
     toolchain: &wasm::Toolchain,
     variant: Variant,
-    profile: &str,
-    test_suite: bool,
+    exports: Exports,
 ) -> Result<PathBuf, Error> {
+    let profile = exports.profile();
     // The suite's build shares its directory with the native one: they meet in `target/release`, where
     // build scripts and procedural macros are compiled for both.
-    let target_dir =
-        if test_suite { workspace.target().to_owned() } else { workspace.target().join(variant.target_dir) };
+    let target_dir = match exports {
+        Exports::TestSuite => workspace.target().to_owned(),
+        Exports::Package | Exports::Bench => workspace.target().join(variant.target_dir),
+    };
     eprintln!("Compiling {} (profile {profile}) ...", variant.name);
     let mut command = toolchain.build(workspace);
     command
@@ -135,8 +163,8 @@ fn compile(
         // Takes the place of what .cargo/config.toml says for the target.
         .env("RUSTFLAGS", format!("-C target-feature={}", variant.features))
         .env_remove("CARGO_ENCODED_RUSTFLAGS");
-    if test_suite {
-        command.args(["--features", "test-suite"]);
+    if let (_, Some(feature), _) = exports.names() {
+        command.args(["--features", feature]);
     }
     process::run("compiling lenslet-web", &mut command)?;
     Ok(target_dir.join(wasm::TARGET).join(profile).join("lenslet_web.wasm"))
@@ -165,7 +193,7 @@ fn package(
     Ok(sizes)
 }
 
-fn stamp_path(workspace: &Workspace, variant: Variant, profile: &str, test_suite: bool) -> PathBuf {
-    let suffix = if test_suite { "-test" } else { "" };
+fn stamp_path(workspace: &Workspace, variant: Variant, exports: Exports) -> PathBuf {
+    let (profile, (.., suffix)) = (exports.profile(), exports.names());
     workspace.records().join(format!("{}-{profile}{suffix}.stamp", variant.name))
 }

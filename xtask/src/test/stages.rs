@@ -187,7 +187,7 @@ pub(super) const STAGES: &[Stage] = &[
                     "--package",
                     "lenslet-web",
                     "--features",
-                    "test-suite",
+                    "test-suite,bench",
                     "--target",
                     setup::wasm::TARGET,
                     "--",

@@ -10,12 +10,12 @@ use std::ops::Range;
 use super::pack::{Bytes, Zeros};
 use super::sums::{Correction, Sums};
 use super::{Part, Product};
-use crate::cpu::Cpu;
 use crate::cpu::matmul::driver::{self, PackedColumns, RowPanels};
 use crate::cpu::matmul::kernel::ByteKernel;
 use crate::cpu::matmul::{Context, over_batches};
 use crate::cpu::packed::{Form, Packed};
 use crate::cpu::parallel::{self, SharedMut};
+use crate::cpu::{Cpu, math};
 use crate::tensor::Element;
 
 /// Elements of K that a step takes.
@@ -39,11 +39,23 @@ pub(crate) fn moved(zero: i16, signed: bool, wanted: bool) -> i32 {
 }
 
 /// The sum of the numbers that masked bytes stand for.
-fn sum(bytes: &[u8], mask: u8, signed: bool) -> i32 {
-    let add = |sum: i32, x: i32| sum.wrapping_add(x);
-    match signed {
-        true => bytes.iter().map(|&x| i32::from((x ^ mask) as i8)).fold(0, add),
-        false => bytes.iter().map(|&x| i32::from(x ^ mask)).fold(0, add),
+struct Sum<'a> {
+    bytes: &'a [u8],
+    mask: u8,
+    signed: bool,
+}
+
+impl math::Kernel for Sum<'_> {
+    type Output = i32;
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) -> i32 {
+        let Sum { bytes, mask, signed } = self;
+        let add = |sum: i32, x: i32| sum.wrapping_add(x);
+        match signed {
+            true => bytes.iter().map(|&x| i32::from((x ^ mask) as i8)).fold(0, add),
+            false => bytes.iter().map(|&x| i32::from(x ^ mask)).fold(0, add),
+        }
     }
 }
 
@@ -52,8 +64,8 @@ pub(crate) fn rows_len(m: usize, k: usize, mr: usize) -> usize {
     RowPanels::new(m, mr).count * mr * k.next_multiple_of(STEP)
 }
 
-/// Writes `m` rows of `k` bytes as panels of `[k / 4][mr][4]` numbers, signed as `wanted`, and the sum of each row. K is
-/// padded with zeros to whole steps.
+/// Writes `m` rows of `k` bytes as panels of `[k / 4][mr][4]` numbers, signed as `wanted`, and the sum of each row unless
+/// `sums` is empty. K is padded with zeros to whole steps.
 pub(crate) fn pack_rows(
     threads: usize,
     bytes: Bytes<'_>,
@@ -64,10 +76,11 @@ pub(crate) fn pack_rows(
     sums: &mut [i32],
 ) {
     let panels = RowPanels::new(m, mr);
-    sums[..m].fill(0);
+    sums.fill(0);
     if m == 0 || k == 0 {
         return;
     }
+    let summed = usize::from(!sums.is_empty());
     let threads = if m * k < 1 << 16 { 1 } else { threads };
     let (mask, size) = (mask(bytes.signed, wanted), mr * k.next_multiple_of(STEP));
     let sums = SharedMut::new(sums);
@@ -75,8 +88,8 @@ pub(crate) fn pack_rows(
         for (r, row) in panels.range(i).enumerate() {
             let line = &bytes.data[row * k..][..k];
             // SAFETY: each row belongs to one panel.
-            let total = unsafe { sums.slice(row, 1) };
-            total[0] = sum(line, mask, wanted);
+            let total = unsafe { sums.slice(row * summed, summed) };
+            total.fill_with(|| math::dispatch(Sum { bytes: line, mask, signed: wanted }));
             let (quads, rest) = line.as_chunks::<STEP>();
             let mask = u32::from_ne_bytes([mask; STEP]);
             for (place, quad) in out[STEP * r..].chunks_mut(STEP * mr).zip(quads) {
@@ -189,7 +202,10 @@ impl Product<'_> {
         over_batches(cpu, self.dims.batches.len(), m * n, out, |cx: Context<'_>, batch: usize, out: &mut [O]| {
             let (ai, bi) = self.dims.batches[batch];
             let rows_len = rows_len(m, k, tile.mr);
-            let mut room = cx.scratch.take(rows_len + m * size_of::<i32>());
+            // Sums of rows only count if a column has a zero point.
+            let column_zero = self.b_zeros.one().map(|zero| moved(zero, self.b.signed, true));
+            let summed = if column_zero == Some(0) { 0 } else { m };
+            let mut room = cx.scratch.take(rows_len + summed * size_of::<i32>());
             let (rows, sums) = room.as_mut_slice().split_at_mut(rows_len);
             let sums: &mut [i32] = bytemuck::cast_slice_mut(sums);
             pack_rows(cx.threads, self.a.part(ai * m * k, m * k), a_signed, (m, k), tile.mr, rows, sums);
@@ -205,16 +221,17 @@ impl Product<'_> {
             let (panels, columns) = packed.as_slice::<u8>()[at..][..b_len].split_at(panels_len(k, n, tile.nr));
             let columns: &[i32] = bytemuck::cast_slice(columns);
             let room = self.column_zeros(&cx, bi);
-            let column_zeros = match (&room, self.b_zeros.one()) {
-                (Some(room), _) => ColumnZeros::Each(bytemuck::cast_slice(room.as_slice())),
-                (None, zero) => ColumnZeros::One(moved(zero.unwrap_or_default(), self.b.signed, true)),
+            let column_zeros = match &room {
+                Some(room) => ColumnZeros::Each(bytemuck::cast_slice(room.as_slice())),
+                None => ColumnZeros::One(column_zero.unwrap_or_default()),
             };
             let row_zero = |row: usize| moved(self.a_zeros.at(ai * m + row), self.a.signed, a_signed);
             let panels = PackedColumns { data: panels, k: k.next_multiple_of(STEP) };
             let out = SharedMut::new(out);
             driver::multiply(cx, tile, (m, n, k), rows, &panels, |row, column, part| {
                 let zero = row_zero(row);
-                let rest = sums[row].wrapping_sub((k as i32).wrapping_mul(zero));
+                let sum = sums.get(row).copied().unwrap_or_default();
+                let rest = sum.wrapping_sub((k as i32).wrapping_mul(zero));
                 let correction = column_zeros.correction(column..column + part.len(), zero, rest, columns);
                 let at = row * n + column;
                 // SAFETY: the driver stores each part of the m x n outputs once.

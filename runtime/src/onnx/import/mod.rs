@@ -145,9 +145,9 @@ impl<'a> Importer<'a> {
                 let dim = |(i, d): (usize, &DimProto<'_>)| match (d, role(i)) {
                     (DimProto::Value(n), _) if *n >= 0 => Dim::Const(*n),
                     (_, Some(size)) => size,
-                    // Exporters give sizes that differ one name (the mask's length and that of the new tokens, say);
-                    // only the batch is trusted to be one.
-                    (DimProto::Param(name), _) if !name.is_empty() && i == 0 => Dim::symbol(name),
+                    // Exporters of decoders give sizes that differ one name (the mask's length and that of the new
+                    // tokens, say); there only the batch is trusted to be one.
+                    (DimProto::Param(name), _) if !name.is_empty() && (i == 0 || !decoder) => Dim::symbol(name),
                     (DimProto::Param(name), _) if !name.is_empty() => Dim::symbol(&format!("{}.{name}", input.name)),
                     _ => Dim::symbol(&format!("{}.{i}", input.name)),
                 };

@@ -52,7 +52,7 @@ pub(super) fn rows(
     let chosen = options.peers(&Peer::NATIVE)?;
     let python = python::ensure(workspace)?;
     let product = built(workspace)?;
-    let peers = peers::prepare(workspace, &chosen, &python)?;
+    let peers = peers::prepare(workspace, &chosen, !options.peers.is_empty(), &python)?;
     let bench = Bench { workspace, product, peers };
     let logs = bench.logs();
     fs::create_dir_all(&logs).map_err(Error::io("create", &logs))?;
@@ -95,7 +95,7 @@ impl Bench<'_> {
     fn measure(&self, case: &Case, model: &Path, threads: usize, rounds: usize) -> Result<Vec<Value>, Error> {
         eprintln!("{} on {threads} threads ...", case.name());
         let limit = self.limit(case, threads)?;
-        let product = Program { name: "lenslet", file: self.product.clone(), script: None };
+        let product = Program { name: "lenslet", file: self.product.clone(), script: None, unable: None };
         let programs: Vec<&Program> = std::iter::once(&product).chain(&self.peers).collect();
         let mut sides = self.start_all(&programs, case, model, threads)?;
         let count = sides.len();
@@ -152,6 +152,10 @@ impl Bench<'_> {
             // Those of the time before make room first.
             sides.clear();
             for (program, (loads, firsts)) in programs.iter().zip(&mut starts) {
+                if let Some(reason) = &program.unable {
+                    sides.push(Err(reason.clone()));
+                    continue;
+                }
                 let mut command = program.command();
                 command.arg(model).arg(threads.to_string()).args(case.sizes());
                 let log = self.logs().join(format!("bench-{}.log", program.name));

@@ -5,6 +5,7 @@ use std::process::Command;
 
 use super::super::Peer;
 use crate::error::Error;
+use crate::process;
 use crate::workspace::Workspace;
 
 /// A program that serves the protocol.
@@ -14,6 +15,8 @@ pub(super) struct Program {
     pub(super) file: PathBuf,
     /// What it interprets, if it is an interpreter.
     pub(super) script: Option<PathBuf>,
+    /// Why there is no such file.
+    pub(super) unable: Option<String>,
 }
 
 impl Program {
@@ -24,11 +27,43 @@ impl Program {
     }
 }
 
-/// Installs and builds what the chosen peers need.
-pub(super) fn prepare(workspace: &Workspace, peers: &[Peer], python: &Path) -> Result<Vec<Program>, Error> {
+/// Installs and builds what the chosen peers need. A peer that was asked for by its name must be there; another that cannot be
+/// built says so in its rows.
+pub(super) fn prepare(
+    workspace: &Workspace,
+    peers: &[Peer],
+    named: bool,
+    python: &Path,
+) -> Result<Vec<Program>, Error> {
     let program = |&peer: &Peer| {
-        let script = workspace.path("xtask/src/bench/onnxruntime_peer.py");
-        Program { name: peer.name(), file: python.to_owned(), script: Some(script) }
+        let name = peer.name();
+        if peer == Peer::OnnxRuntime {
+            let script = Some(workspace.path("xtask/src/bench/onnxruntime_peer.py"));
+            return Ok(Program { name, file: python.to_owned(), script, unable: None });
+        }
+        match built(workspace, name) {
+            Ok(file) => Ok(Program { name, file, script: None, unable: None }),
+            Err(error) if named => Err(error),
+            Err(error) => {
+                eprintln!("{error}");
+                let unable = Some("it could not be built".to_owned());
+                Ok(Program { name, file: PathBuf::new(), script: None, unable })
+            }
+        }
     };
-    Ok(peers.iter().map(program).collect())
+    peers.iter().map(program).collect()
+}
+
+/// The program of a peer in Rust, built from a crate that is no part of the project's workspace.
+///
+/// One at a time: together, cargo would unify the features of what they depend on, and compile the others again for each choice
+/// of peers.
+fn built(workspace: &Workspace, name: &str) -> Result<PathBuf, Error> {
+    eprintln!("Building {name} ...");
+    let target = workspace.records().join("peers/rust");
+    let mut build = workspace.cargo();
+    build.args(["build", "--release", "--locked", "--features", name, "--bin", name]);
+    build.arg("--manifest-path").arg(workspace.path("xtask/peers/Cargo.toml")).arg("--target-dir").arg(&target);
+    process::run("building a peer", &mut build)?;
+    Ok(target.join("release").join(format!("{name}{}", std::env::consts::EXE_SUFFIX)))
 }

@@ -6,7 +6,8 @@
 use serde_json::{Value, json};
 
 use super::super::measured;
-use super::{Case, Model, NEW_TOKENS, Pair, Turn, transformers_js};
+use super::super::npm::Package;
+use super::{Case, Model, NEW_TOKENS, Pair, Turn};
 use crate::error::Error;
 use crate::process;
 use crate::serve::{Server, Site};
@@ -16,7 +17,7 @@ use crate::{browser, build_web};
 
 /// The model's name in addresses.
 const MODEL: &str = "smollm2";
-const PEER: &str = "transformers.js";
+const PEER: Package = Package { name: "transformers.js", package: "@huggingface/transformers", version: "4.3.1" };
 
 /// What transformers.js wants beside the graph.
 const BESIDE: [&str; 4] = ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"];
@@ -38,7 +39,7 @@ impl Browser {
         }
         eprintln!("Checking what the rows in the browser need:");
         setup::run(workspace, &[Component::Wasm, Component::Node, Component::NodePackages, Component::Chromium])?;
-        let peer = transformers_js::ensure(workspace)?;
+        let peer = PEER.ensure(workspace)?;
         build_web::run(workspace, &build_web::Options::default())?;
         process::run("building the npm package", workspace.npm().args(["run", "--silent", "build"]))?;
         // Not cross-origin isolated, as most pages are not: neither runtime has threads then.
@@ -59,7 +60,7 @@ impl Browser {
             self.site,
             prompt.replace(' ', "+")
         );
-        let mut command = browser::script(&self.workspace, "decode-bench.mjs", ["--url", &url])?;
+        let mut command = browser::script(&self.workspace, "bench-page.mjs", ["--url", &url])?;
         let found = measured(runtime, &mut command)?;
         eprintln!("  {runtime}: {found}");
         Ok(found)
@@ -69,7 +70,7 @@ impl Browser {
 impl Pair for Browser {
     fn turn(&self, _: &Model, case: &Case, _: usize) -> Result<Turn, Error> {
         let prompt = case.prompt();
-        let (product, peer) = (self.measure("lenslet", &prompt)?, self.measure(PEER, &prompt)?);
+        let (product, peer) = (self.measure("lenslet", &prompt)?, self.measure(PEER.name, &prompt)?);
         if product["prompt_tokens"] != peer["prompt_tokens"] {
             return Err(Error::Failed(format!("the two do not have the same prompt: {product}, {peer}")));
         }
@@ -80,8 +81,8 @@ impl Pair for Browser {
         let facts = json!({
             "device": "wasm",
             "module": product["module"],
-            "peer": PEER,
-            "peer_version": transformers_js::VERSION,
+            "peer": PEER.name,
+            "peer_version": PEER.version,
         });
         Ok(Turn { product: rate(&product)?, peer: rate(&peer)?, facts })
     }

@@ -3,7 +3,6 @@
 
 mod browser;
 mod native;
-mod transformers_js;
 
 use std::hint::black_box;
 use std::path::PathBuf;

@@ -1,6 +1,6 @@
-// Measures one runtime's tokens a second in a fresh headless Chromium and prints what the page found as JSON.
+// Opens a page that measures in a fresh headless Chromium and prints what it found as JSON. Started by `cargo xtask bench`.
 //
-//   node tests/browser/decode-bench.mjs --chromium PATH --url URL [--timeout SECONDS]
+//   node tests/browser/bench-page.mjs --chromium PATH --url URL [--timeout SECONDS]
 //
 // The page sets `window.__lenslet_results`. Status 0: it did, and asked no other origin for anything; 1: not
 // so; 2: bad usage.
