@@ -20,6 +20,8 @@ pub(crate) mod operands;
 pub(crate) mod packed;
 pub(crate) mod parallel;
 pub(crate) mod quantize;
+#[cfg(test)]
+mod random;
 pub(crate) mod reduce;
 pub(crate) mod sample;
 pub(crate) mod softmax;

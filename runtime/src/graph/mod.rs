@@ -10,6 +10,7 @@ mod op;
 pub use attributes::*;
 pub use dim::{Bindings, Dim};
 pub use graph::{Fact, Graph, Node, NodeId, Value, ValueId};
+#[cfg(feature = "onnx")]
 pub(crate) use infer::resolve_axis;
 pub use infer::{InferError, infer, infer_graph};
 pub use op::*;

@@ -4,10 +4,12 @@
 //! System packages are installed only by root on a system with `apt-get` (a container, CI); everybody else
 //! is told the command. Everything that is there already costs a look at a file or one `--version`.
 
+pub(crate) mod aarch64;
 mod apt;
 mod chromium;
 mod lavapipe;
 mod node;
+mod rustup;
 pub(crate) mod wasm;
 
 pub(crate) use lavapipe::icd as lavapipe_icd;
@@ -28,6 +30,8 @@ pub(crate) enum Component {
     Chromium,
     /// A Vulkan device for GPU tests on a machine that has none.
     Lavapipe,
+    /// A compiler for aarch64 and an emulator, to test its kernels elsewhere.
+    Aarch64,
 }
 
 /// How a component was found.
@@ -42,7 +46,8 @@ pub(crate) enum State {
 }
 
 impl Component {
-    pub(crate) const ALL: &[Self] = &[Self::Wasm, Self::Node, Self::NodePackages, Self::Chromium, Self::Lavapipe];
+    pub(crate) const ALL: &[Self] =
+        &[Self::Wasm, Self::Node, Self::NodePackages, Self::Chromium, Self::Lavapipe, Self::Aarch64];
 
     fn name(self) -> &'static str {
         match self {
@@ -51,6 +56,7 @@ impl Component {
             Self::NodePackages => "npm packages",
             Self::Chromium => "chromium",
             Self::Lavapipe => "lavapipe",
+            Self::Aarch64 => "aarch64",
         }
     }
 
@@ -61,7 +67,13 @@ impl Component {
             Self::NodePackages => node::ensure_packages(workspace),
             Self::Chromium => chromium::ensure(),
             Self::Lavapipe => lavapipe::ensure(),
+            Self::Aarch64 => aarch64::ensure(workspace),
         }
+    }
+
+    /// Whether the tasks do without it: what needs it says that it is left out.
+    fn is_optional(self) -> bool {
+        self == Self::Aarch64
     }
 }
 
@@ -75,6 +87,7 @@ pub(crate) fn run(workspace: &Workspace, components: &[Component]) -> Result<(),
             Ok(State::Present(detail)) => eprintln!("  {name:<15} present    {detail}"),
             Ok(State::Installed(detail)) => eprintln!("  {name:<15} installed  {detail}"),
             Ok(State::NotNeeded(reason)) => eprintln!("  {name:<15} not needed {reason}"),
+            Err(error) if component.is_optional() => eprintln!("  {name:<15} left out   {error}"),
             Err(error) => {
                 eprintln!("  {name:<15} MISSING    {error}");
                 missing.push(name);

@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{State, announce, apt};
+use super::{State, apt, rustup};
 use crate::error::Error;
 use crate::process;
 use crate::workspace::Workspace;
@@ -32,7 +32,7 @@ pub(crate) enum Toolchain {
 impl Toolchain {
     /// Finds a toolchain that is ready to use.
     pub(crate) fn find(workspace: &Workspace) -> Option<Self> {
-        if current_has_target(workspace) { Some(Self::Current) } else { debian().ok() }
+        if rustup::has_target(workspace, TARGET) { Some(Self::Current) } else { debian().ok() }
     }
 
     /// `cargo build` for the target.
@@ -61,10 +61,10 @@ impl Toolchain {
 }
 
 pub(super) fn ensure(workspace: &Workspace) -> Result<State, Error> {
-    if current_has_target(workspace) {
+    if rustup::has_target(workspace, TARGET) {
         return Ok(State::Present(TARGET.to_owned()));
     }
-    let why_not_rustup = match add_with_rustup(workspace) {
+    let why_not_rustup = match rustup::add_target(workspace, "wasm toolchain", TARGET) {
         Ok(()) => return Ok(State::Installed(format!("{TARGET}, by rustup"))),
         Err(error) => error,
     };
@@ -83,33 +83,6 @@ pub(super) fn ensure(workspace: &Workspace) -> Result<State, Error> {
         }),
         Err(other) => Err(other),
     }
-}
-
-fn current_has_target(workspace: &Workspace) -> bool {
-    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
-    let mut command = Command::new(rustc);
-    command.current_dir(workspace.root()).args(["--print", "target-libdir", "--target", TARGET]);
-    process::capture("asking rustc for its wasm library", &mut command).is_ok_and(|dir| has_std(Path::new(dir.trim())))
-}
-
-/// Whether a target's library folder holds the standard library; it is printed even if it does not exist.
-fn has_std(dir: &Path) -> bool {
-    dir.read_dir()
-        .is_ok_and(|entries| entries.flatten().any(|entry| entry.file_name().to_string_lossy().starts_with("libstd-")))
-}
-
-fn add_with_rustup(workspace: &Workspace) -> Result<(), String> {
-    if process::find_program("rustup").is_none() {
-        return Err("there is no rustup".to_owned());
-    }
-    announce("wasm toolchain", &format!("rustup target add {TARGET}"));
-    let mut command = Command::new("rustup");
-    command.current_dir(workspace.root()).args(["target", "add", TARGET]);
-    process::capture("adding the target", &mut command).map_err(|error| error.to_string())?;
-    if current_has_target(workspace) {
-        return Ok(());
-    }
-    Err("rustup added the target to another toolchain than the one in use".to_owned())
 }
 
 /// Debian's toolchain, if it is complete and new enough.

@@ -73,9 +73,9 @@ fn choose(options: &Options) -> Result<Vec<&'static Stage>, Error> {
 
 fn run_stage(workspace: &Workspace, stage: &Stage, place: &str, summary: &mut Summary) -> Result<(), Error> {
     let Stage { name, about, .. } = stage;
-    if let Some(missing) = stage.requires.filter(|path| !workspace.path(path).exists()) {
-        println!("{place} {name}: left out, this checkout has no {missing}");
-        summary.lines.push(format!("  {name:<15} left out, this checkout has no {missing}"));
+    if let Some(missing) = stage.requires.missing(workspace) {
+        println!("{place} {name}: left out, {missing}");
+        summary.lines.push(format!("  {name:<15} left out, {missing}"));
         return Ok(());
     }
     let broken = |need: &&&str| summary.failed.contains(*need) || summary.blocked.contains(*need);

@@ -23,16 +23,37 @@ pub(super) struct Stage {
     pub(super) quick: bool,
     /// Stages that must have passed before.
     pub(super) needs: &'static [&'static str],
-    /// A file without which this checkout has nothing to run here.
-    pub(super) requires: Option<&'static str>,
+    pub(super) requires: Requires,
     pub(super) command: fn(&Workspace) -> Command,
     pub(super) counter: fn(&Workspace) -> Counter,
 }
 
-const WEB_PACKAGE: Option<&str> = Some("web/package.json");
-const SUITE_PAGE: Option<&str> = Some("tests/browser/suite/index.html");
-const PICTURES_PAGE: Option<&str> = Some("tests/browser/pictures/index.html");
-const SEARCH_PAGE: Option<&str> = Some("web/apps/search/package.json");
+/// Without what a stage is left out.
+#[derive(Debug)]
+pub(super) enum Requires {
+    /// It runs anywhere.
+    Nothing,
+    /// A file that not every checkout has.
+    File(&'static str),
+    /// A compiler for aarch64 and an emulator.
+    Aarch64,
+}
+
+impl Requires {
+    /// Why the stage must be left out, if it must.
+    pub(super) fn missing(&self, workspace: &Workspace) -> Option<String> {
+        match self {
+            Self::Nothing => None,
+            Self::File(path) => (!workspace.path(path).exists()).then(|| format!("this checkout has no {path}")),
+            Self::Aarch64 => setup::aarch64::missing(workspace),
+        }
+    }
+}
+
+const WEB_PACKAGE: Requires = Requires::File("web/package.json");
+const SUITE_PAGE: Requires = Requires::File("tests/browser/suite/index.html");
+const PICTURES_PAGE: Requires = Requires::File("tests/browser/pictures/index.html");
+const SEARCH_PAGE: Requires = Requires::File("web/apps/search/package.json");
 
 /// All stages in the order in which they run; what a stage needs stands before it.
 pub(super) const STAGES: &[Stage] = &[
@@ -41,7 +62,7 @@ pub(super) const STAGES: &[Stage] = &[
         about: "Rust code is formatted",
         quick: true,
         needs: &[],
-        requires: None,
+        requires: Requires::Nothing,
         command: |workspace| cargo(workspace, &["fmt", "--all", "--check"]),
         counter: whole,
     },
@@ -50,7 +71,7 @@ pub(super) const STAGES: &[Stage] = &[
         about: "tests of xtask itself",
         quick: true,
         needs: &[],
-        requires: None,
+        requires: Requires::Nothing,
         // With the profile it was built with, or wasm-bindgen would be compiled again.
         command: |workspace| cargo(workspace, &["test", "--profile", "xtask", "--package", "xtask"]),
         counter: |_| Counter::CargoTest,
@@ -60,7 +81,7 @@ pub(super) const STAGES: &[Stage] = &[
         about: "lints of all crates and targets",
         quick: true,
         needs: &[],
-        requires: None,
+        requires: Requires::Nothing,
         command: |workspace| {
             cargo(workspace, &["clippy", "--release", "--workspace", "--all-targets", "--", "-D", "warnings"])
         },
@@ -71,7 +92,7 @@ pub(super) const STAGES: &[Stage] = &[
         about: "the documentation builds without warnings",
         quick: true,
         needs: &[],
-        requires: None,
+        requires: Requires::Nothing,
         command: |workspace| {
             let mut command = cargo(
                 workspace,
@@ -96,7 +117,7 @@ pub(super) const STAGES: &[Stage] = &[
         about: "what the other stages need is on this machine",
         quick: false,
         needs: &[],
-        requires: None,
+        requires: Requires::Nothing,
         command: |_| xtask(&["setup"]),
         counter: whole,
     },
@@ -105,8 +126,50 @@ pub(super) const STAGES: &[Stage] = &[
         about: "tests of all crates: the runtime on CPU and Vulkan (lavapipe), the zoo, the models, the command",
         quick: false,
         needs: &["setup"],
-        requires: None,
+        requires: Requires::Nothing,
         command: rust_tests,
+        counter: |_| Counter::CargoTest,
+    },
+    Stage {
+        name: "clippy-aarch64",
+        about: "lints of the kernels for aarch64",
+        quick: false,
+        needs: &["setup"],
+        requires: Requires::Aarch64,
+        command: |workspace| {
+            let mut command = workspace.cargo();
+            command.arg("clippy").args(AARCH64_TESTS).arg("--tests").args(["--", "-D", "warnings"]);
+            command
+        },
+        counter: whole,
+    },
+    Stage {
+        name: "aarch64-dot",
+        about: "tests of the CPU kernels on an emulated aarch64 processor with dot products",
+        quick: false,
+        needs: &["setup"],
+        requires: Requires::Aarch64,
+        // One function has a form without fused multiply-add, which aarch64 never runs and the native tests have run:
+        // emulated, it would take as long as half of all others.
+        command: |workspace| {
+            aarch64_tests(workspace, "max", "neon-dot", &["cpu::", "--skip", "error_bounds_without_fma"])
+        },
+        counter: |_| Counter::CargoTest,
+    },
+    Stage {
+        name: "aarch64",
+        about: "tests of the products on an emulated aarch64 processor without them",
+        quick: false,
+        needs: &["setup"],
+        requires: Requires::Aarch64,
+        command: |workspace| {
+            aarch64_tests(
+                workspace,
+                "cortex-a53",
+                "neon",
+                &["cpu::matmul", "cpu::integer", "cpu::conv", "cpu::attention"],
+            )
+        },
         counter: |_| Counter::CargoTest,
     },
     Stage {
@@ -114,7 +177,7 @@ pub(super) const STAGES: &[Stage] = &[
         about: "lints of the browser's code",
         quick: false,
         needs: &["setup"],
-        requires: None,
+        requires: Requires::Nothing,
         command: |workspace| {
             cargo(
                 workspace,
@@ -140,7 +203,7 @@ pub(super) const STAGES: &[Stage] = &[
         about: "the browser package, and its size",
         quick: false,
         needs: &["setup"],
-        requires: None,
+        requires: Requires::Nothing,
         command: |_| xtask(&["build-web"]),
         counter: whole,
     },
@@ -218,6 +281,19 @@ pub(super) const STAGES: &[Stage] = &[
     },
 ];
 
+/// The runtime without what its kernels do not need.
+const AARCH64_TESTS: [&str; 9] = [
+    "--release",
+    "--target",
+    setup::aarch64::TARGET,
+    "--package",
+    "lenslet",
+    "--lib",
+    "--no-default-features",
+    "--features",
+    "threads",
+];
+
 /// The names of `wanted` and of all stages that they need.
 pub(super) fn with_prerequisites(wanted: &[String]) -> Vec<&'static str> {
     let mut names = Vec::new();
@@ -253,6 +329,15 @@ fn rust_tests(workspace: &Workspace) -> Command {
         // The older name of the variable and the newer one, for any version of the Vulkan loader.
         command.env("VK_ICD_FILENAMES", &icd).env("VK_DRIVER_FILES", &icd);
     }
+    command
+}
+
+/// The runtime's own tests that match `filters`, on processor `model` of the emulator, whose best kernels must be
+/// `expected`.
+fn aarch64_tests(workspace: &Workspace, model: &str, expected: &str, filters: &[&str]) -> Command {
+    let mut command = setup::aarch64::cargo(workspace, model);
+    command.arg("test").args(AARCH64_TESTS).arg("--").args(filters);
+    command.env("LENSLET_TEST_EXPECT_KERNELS", expected);
     command
 }
 

@@ -10,6 +10,8 @@ mod patches;
 mod planes;
 mod pool;
 mod positions;
+#[cfg(test)]
+mod random;
 
 use depthwise::Depthwise;
 use geometry::{Geometry, filters_per_group};

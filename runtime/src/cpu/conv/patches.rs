@@ -180,8 +180,12 @@ impl Kernel for Fill<'_, '_, f32, f32> {
     #[inline(always)]
     fn run<const FMA: bool>(self) {
         self.patches.fill(self.nr, self.k, self.panels, self.room, |[line], out| {
-            // Tiles are whole numbers of eight columns wide.
-            for (out, line) in out.as_chunks_mut::<8>().0.iter_mut().zip(line.as_chunks::<8>().0) {
+            // Tiles are whole numbers of four columns wide.
+            let ((out, out_rest), (line, line_rest)) = (out.as_chunks_mut::<8>(), line.as_chunks::<8>());
+            for (out, line) in out.iter_mut().zip(line) {
+                *out = *line;
+            }
+            for (out, line) in out_rest.as_chunks_mut::<4>().0.iter_mut().zip(line_rest.as_chunks::<4>().0) {
                 *out = *line;
             }
         });

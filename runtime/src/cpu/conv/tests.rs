@@ -43,7 +43,7 @@ fn bytes(n: usize, seed: usize) -> Vec<u8> {
 }
 
 /// The convolution by definition, on whole numbers below 2^53.
-fn naive(g: &Geometry, groups: usize, w_shape: &[usize], x: &[f64], w: &[f64]) -> Vec<f64> {
+pub(super) fn naive(g: &Geometry, groups: usize, w_shape: &[usize], x: &[f64], w: &[f64]) -> Vec<f64> {
     let (filters, channels, image, n) = (w_shape[0], w_shape[1], g.input_len(), g.output_len());
     let mut out = Vec::new();
     for i in 0..g.batch * filters * n {
@@ -65,7 +65,7 @@ fn naive(g: &Geometry, groups: usize, w_shape: &[usize], x: &[f64], w: &[f64]) -
     out
 }
 
-fn view<'a, T: Element>(out: &'a mut [T], shape: &'a [usize]) -> TensorViewMut<'a> {
+pub(super) fn view<'a, T: Element>(out: &'a mut [T], shape: &'a [usize]) -> TensorViewMut<'a> {
     TensorViewMut { dtype: T::DTYPE, shape, bytes: bytemuck::cast_slice_mut(out) }
 }
 

@@ -4,6 +4,8 @@
 
 pub(crate) mod pack;
 pub(crate) mod quads;
+#[cfg(test)]
+mod random;
 pub(crate) mod sums;
 mod thin;
 mod wide;
@@ -171,7 +173,7 @@ mod tests {
         Tensor::from_bytes(if signed { DType::I8 } else { DType::U8 }, &[n], &data).unwrap()
     }
 
-    fn naive(a: &Tensor, b: &Tensor, az: &[i64], bz: &[i64]) -> Vec<i32> {
+    pub(super) fn naive(a: &Tensor, b: &Tensor, az: &[i64], bz: &[i64]) -> Vec<i32> {
         let dims = Dims::of(a.shape(), b.shape(), false, false).unwrap();
         let (x, y) = (a.to_i64_vec().unwrap(), b.to_i64_vec().unwrap());
         let (m, n, k) = (dims.m, dims.n, dims.k);
@@ -188,7 +190,7 @@ mod tests {
         out
     }
 
-    fn view<'a, T: Element>(out: &'a mut [T], shape: &'a [usize]) -> TensorViewMut<'a> {
+    pub(super) fn view<'a, T: Element>(out: &'a mut [T], shape: &'a [usize]) -> TensorViewMut<'a> {
         TensorViewMut { dtype: T::DTYPE, shape, bytes: bytemuck::cast_slice_mut(out) }
     }
 

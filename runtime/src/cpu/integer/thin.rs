@@ -78,6 +78,11 @@ fn eight_columns(row: &[i16], panel: &[u8], signed: bool, nr: usize, lane: usize
             }
         };
     }
+    #[cfg(target_arch = "aarch64")]
+    return match signed {
+        true => neon::eight_columns::<true>(row, panel, nr, lane, sums),
+        false => neon::eight_columns::<false>(row, panel, nr, lane, sums),
+    };
     #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
     return match signed {
         true => wasm::eight_columns::<true>(row, panel, nr, lane, sums),
@@ -135,6 +140,42 @@ mod x86 {
         }
         // SAFETY: sums has room for eight.
         unsafe { _mm256_storeu_si256(sums.as_mut_ptr().cast(), _mm256_add_epi32(even, odd)) };
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+mod neon {
+    use std::arch::aarch64::*;
+
+    use super::LANES;
+
+    pub(super) fn eight_columns<const SIGNED: bool>(
+        row: &[i16],
+        panel: &[u8],
+        nr: usize,
+        lane: usize,
+        sums: &mut [i32; LANES],
+    ) {
+        // SAFETY: every aarch64 processor that Rust's targets with a standard library run on has NEON; each step reads
+        // the sixteen bytes that it borrows, and sums has room for eight.
+        unsafe {
+            // A sum for each element of a pair, so that additions need not wait for the ones before.
+            let mut acc = [[vdupq_n_s32(0); 2]; 2];
+            for (pair, step) in row.as_chunks::<2>().0.iter().zip(panel.chunks_exact(2 * nr)) {
+                let bytes: &[u8; 16] = step[2 * lane..].first_chunk().expect("a panel has eight more columns");
+                let uint8x8x2_t(even, odd) = vld2_u8(bytes.as_ptr());
+                for ((acc, x), bytes) in acc.iter_mut().zip(pair).zip([even, odd]) {
+                    let wide = match SIGNED {
+                        true => vmovl_s8(vreinterpret_s8_u8(bytes)),
+                        false => vreinterpretq_s16_u16(vmovl_u8(bytes)),
+                    };
+                    acc[0] = vmlal_n_s16(acc[0], vget_low_s16(wide), *x);
+                    acc[1] = vmlal_high_n_s16(acc[1], wide, *x);
+                }
+            }
+            vst1q_s32(sums.as_mut_ptr(), vaddq_s32(acc[0][0], acc[1][0]));
+            vst1q_s32(sums.as_mut_ptr().add(4), vaddq_s32(acc[0][1], acc[1][1]));
+        }
     }
 }
 

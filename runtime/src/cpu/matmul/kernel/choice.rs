@@ -5,6 +5,8 @@ use std::sync::OnceLock;
 use super::{ByteKernel, Kernel, portable};
 #[cfg(target_arch = "x86_64")]
 use super::{avx_vnni, avx2, avx512};
+#[cfg(target_arch = "aarch64")]
+use super::{neon, neon_dot};
 
 /// The micro-kernels for one level of instructions.
 pub(crate) struct Kernels {
@@ -42,6 +44,15 @@ fn detect() -> Vec<Kernels> {
             found.push(level("avx-vnni", &avx2::F32, Some(&avx_vnni::BYTES)));
         }
         found.push(level("avx2", &avx2::F32, None));
+    }
+    #[cfg(target_arch = "aarch64")]
+    {
+        let level = |name, bytes| Kernels { name, f32: &neon::F32, wide: &neon::I16, bytes };
+        if std::arch::is_aarch64_feature_detected!("dotprod") {
+            found.push(level("neon-dot", Some(&neon_dot::BYTES)));
+        }
+        // Every aarch64 processor that Rust's targets with a standard library run on has NEON.
+        found.push(level("neon", None));
     }
     #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
     {
@@ -111,5 +122,13 @@ mod tests {
         assert!(CpuKernels::named("abacus").is_none());
         assert_eq!(CpuKernels::default().name(), Kernels::available()[0].name);
         assert!(CpuKernels::named("portable").is_some());
+    }
+
+    /// Where a stage of `cargo xtask test` has chosen the processor, it says what must be found on it.
+    #[test]
+    fn the_default_is_the_best_that_the_processor_has() {
+        if let Ok(expected) = std::env::var("LENSLET_TEST_EXPECT_KERNELS") {
+            assert_eq!(CpuKernels::default().name(), expected);
+        }
     }
 }

@@ -1,10 +1,10 @@
-//! Tiles in plain Rust that compilers turn into vector code: aarch64 (NEON) and machines without the extensions that
-//! the other files use.
+//! Tiles in plain Rust, which compilers turn into vector code, for machines without the extensions that the other files
+//! use.
 
 use super::{ByteKernel, Kernel, by_rows};
 
-/// aarch64 has 32 vector registers, so that 8 rows of two vectors fit; others have 16.
-const MR: usize = if cfg!(target_arch = "aarch64") { 8 } else { 4 };
+/// With two vectors a row, what 16 vector registers of 128 bits hold.
+const MR: usize = 4;
 const NR: usize = 8;
 
 /// Any machine.
@@ -15,12 +15,6 @@ pub(super) static I16: Kernel<i16> = Kernel { name: "i16 portable", mr: MR, nr: 
 /// Any machine.
 pub(super) static BYTES: ByteKernel =
     ByteKernel { tile: Kernel { name: "u8 i8 portable", mr: MR, nr: NR, run: byte_tile }, a_signed: false };
-
-/// `x * y + z`, fused where that is one instruction (elsewhere it would be a call).
-#[inline(always)]
-fn multiply_add(x: f32, y: f32, z: f32) -> f32 {
-    if cfg!(target_arch = "aarch64") { x.mul_add(y, z) } else { x * y + z }
-}
 
 macro_rules! tile {
     ($tile:ident, $rows_fn:ident, $t:ty, $acc:ty, $step:literal, $product:ident, $sum:expr) => {
@@ -43,9 +37,6 @@ macro_rules! tile {
                     std::slice::from_raw_parts_mut(c, (rows - 1) * c_stride + NR),
                 )
             };
-            #[cfg(target_arch = "aarch64")]
-            by_rows!(rows, $rows_fn, (a, b, c, c_stride, add), 1 2 3 4 5 6 7 8);
-            #[cfg(not(target_arch = "aarch64"))]
             by_rows!(rows, $rows_fn, (a, b, c, c_stride, add), 1 2 3 4);
         }
 
@@ -72,7 +63,7 @@ macro_rules! tile {
 /// One step of a sum: one product of f32.
 #[inline(always)]
 fn f32_product(z: f32, x: &[f32], y: &[f32]) -> f32 {
-    multiply_add(x[0], y[0], z)
+    z + x[0] * y[0]
 }
 
 /// One step of a sum: two products of integers.

@@ -1,0 +1,37 @@
+//! Standard libraries for other targets.
+
+use std::path::Path;
+use std::process::Command;
+
+use super::announce;
+use crate::process;
+use crate::workspace::Workspace;
+
+/// Whether the compiler in use has the standard library of `target`.
+pub(super) fn has_target(workspace: &Workspace, target: &str) -> bool {
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let mut command = Command::new(rustc);
+    command.current_dir(workspace.root()).args(["--print", "target-libdir", "--target", target]);
+    process::capture("asking rustc for a library", &mut command).is_ok_and(|dir| has_std(Path::new(dir.trim())))
+}
+
+/// Whether a target's library folder holds the standard library; it is printed even if it does not exist.
+fn has_std(dir: &Path) -> bool {
+    dir.read_dir()
+        .is_ok_and(|entries| entries.flatten().any(|entry| entry.file_name().to_string_lossy().starts_with("libstd-")))
+}
+
+/// Adds the standard library of `target` for the component `what`, or says why that is not possible.
+pub(super) fn add_target(workspace: &Workspace, what: &str, target: &str) -> Result<(), String> {
+    if process::find_program("rustup").is_none() {
+        return Err("there is no rustup".to_owned());
+    }
+    announce(what, &format!("rustup target add {target}"));
+    let mut command = Command::new("rustup");
+    command.current_dir(workspace.root()).args(["target", "add", target]);
+    process::capture("adding the target", &mut command).map_err(|error| error.to_string())?;
+    if has_target(workspace, target) {
+        return Ok(());
+    }
+    Err("rustup added the target to another toolchain than the one in use".to_owned())
+}
