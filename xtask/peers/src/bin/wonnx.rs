@@ -1,6 +1,6 @@
-//! wonnx, which computes on a GPU. It wants to know all shapes beforehand, and has a preprocessor that finds them.
+//! wonnx, which computes on a GPU. It wants to know all shapes beforehand, so they are in its file.
 
-// A GPU has no threads to choose.
+// A GPU has no threads to choose, and the sizes are in the file.
 #[expect(dead_code)]
 #[path = "../protocol.rs"]
 mod protocol;
@@ -15,8 +15,7 @@ use protobuf::Message as _;
 use protocol::{Loaded, Task};
 use wonnx::Session;
 use wonnx::onnx::{ModelProto, ValueInfoProto};
-use wonnx::utils::{InputTensor, get_opset_version};
-use wonnx_preprocessing::shape_inference::infer_shapes;
+use wonnx::utils::InputTensor;
 
 /// The types of ONNX's TensorProto that inputs have here.
 const FLOAT: i32 = 1;
@@ -27,26 +26,11 @@ fn main() -> ExitCode {
 }
 
 fn load(task: &Task) -> Result<Loaded, Box<dyn Error>> {
-    let mut model = ModelProto::parse_from_bytes(&std::fs::read(&task.model)?)?;
-    let opset = get_opset_version(&model)?.ok_or("the file does not say which opset it has")?;
-    let graph = model.mut_graph();
-    graph.mut_input().iter_mut().for_each(|info| write_sizes(task, info));
-    graph.mut_output().iter_mut().for_each(|info| write_sizes(task, info));
-    graph.mut_value_info().iter_mut().for_each(|info| write_sizes(task, info));
-    pollster::block_on(infer_shapes(graph, true, opset))?;
-    let inputs = graph.get_input().iter().map(sample).collect::<Result<HashMap<_, _>, _>>()?;
+    let model = ModelProto::parse_from_bytes(&std::fs::read(&task.model)?)?;
+    let inputs = model.get_graph().get_input().iter().map(sample).collect::<Result<HashMap<_, _>, _>>()?;
     let session = pollster::block_on(Session::from_model(model))?;
     let run = move || pollster::block_on(session.run(&inputs)).map(drop).map_err(|error| error.to_string());
     Ok(Loaded { version: "0.5.1", run: Box::new(run) })
-}
-
-/// Puts numbers in the place of names. A size that nothing is known of stays open, and wonnx then names it.
-fn write_sizes(task: &Task, info: &mut ValueInfoProto) {
-    for dim in info.mut_field_type().mut_tensor_type().mut_shape().mut_dim().iter_mut() {
-        if let Some(&size) = task.sizes.get(dim.get_dim_param()) {
-            dim.set_dim_value(size as i64);
-        }
-    }
 }
 
 /// An input's name and elements.

@@ -38,6 +38,7 @@ const LONG_MS: f64 = 250.0;
 /// What measures, ready to be started.
 struct Bench<'a> {
     workspace: &'a Workspace,
+    python: PathBuf,
     product: PathBuf,
     peers: Vec<Program>,
 }
@@ -53,12 +54,12 @@ pub(super) fn rows(
     let python = python::ensure(workspace)?;
     let product = built(workspace)?;
     let peers = peers::prepare(workspace, &chosen, !options.peers.is_empty(), &python)?;
-    let bench = Bench { workspace, product, peers };
+    let bench = Bench { workspace, python, product, peers };
     let logs = bench.logs();
     fs::create_dir_all(&logs).map_err(Error::io("create", &logs))?;
     let mut rows = Vec::new();
     for case in &cases {
-        let model = models::filled(workspace, &python, case.graph, case.precision)?;
+        let model = models::filled(workspace, &bench.python, case.graph, case.precision)?;
         for &threads in &options.threads_or(&[1, 2]) {
             for row in bench.measure(case, &model, threads, options.rounds_or(super::ROUNDS))? {
                 done(&row);
@@ -95,7 +96,8 @@ impl Bench<'_> {
     fn measure(&self, case: &Case, model: &Path, threads: usize, rounds: usize) -> Result<Vec<Value>, Error> {
         eprintln!("{} on {threads} threads ...", case.name());
         let limit = self.limit(case, threads)?;
-        let product = Program { name: "lenslet", file: self.product.clone(), script: None, unable: None };
+        let product =
+            Program { name: "lenslet", file: self.product.clone(), script: None, fixed_shapes: false, unable: None };
         let programs: Vec<&Program> = std::iter::once(&product).chain(&self.peers).collect();
         let mut sides = self.start_all(&programs, case, model, threads)?;
         let count = sides.len();
@@ -146,6 +148,12 @@ impl Bench<'_> {
         model: &Path,
         threads: usize,
     ) -> Result<Vec<Result<Side, String>>, Error> {
+        let fixed = self.logs().join("bench-fixed-shapes.onnx");
+        if programs.iter().any(|program| program.fixed_shapes && program.unable.is_none()) {
+            let mut command = Command::new(&self.python);
+            command.arg(self.workspace.path("xtask/src/bench/fixed_shapes.py")).arg(model).arg(&fixed);
+            process::capture("writing shapes into a graph", command.args(case.sizes()))?;
+        }
         let mut starts: Vec<(Vec<f64>, Vec<f64>)> = vec![Default::default(); programs.len()];
         let mut sides: Vec<Result<Side, String>> = Vec::new();
         for _ in 0..STARTS {
@@ -157,7 +165,10 @@ impl Bench<'_> {
                     continue;
                 }
                 let mut command = program.command();
-                command.arg(model).arg(threads.to_string()).args(case.sizes());
+                command
+                    .arg(if program.fixed_shapes { fixed.as_path() } else { model })
+                    .arg(threads.to_string())
+                    .args(case.sizes());
                 let log = self.logs().join(format!("bench-{}.log", program.name));
                 sides.push(match Runner::start(program.name, &mut command, &log)? {
                     Start::Ready(runner) => {
@@ -172,6 +183,8 @@ impl Bench<'_> {
                 });
             }
         }
+        // Where nothing wanted it, there is none.
+        let _ = fs::remove_file(fixed);
         Ok(sides)
     }
 }

@@ -15,6 +15,8 @@ pub(super) struct Program {
     pub(super) file: PathBuf,
     /// What it interprets, if it is an interpreter.
     pub(super) script: Option<PathBuf>,
+    /// Whether it wants a graph whose shapes are all numbers.
+    pub(super) fixed_shapes: bool,
     /// Why there is no such file.
     pub(super) unable: Option<String>,
 }
@@ -39,17 +41,17 @@ pub(super) fn prepare(
         let name = peer.name();
         if peer == Peer::OnnxRuntime {
             let script = Some(workspace.path("xtask/src/bench/onnxruntime_peer.py"));
-            return Ok(Program { name, file: python.to_owned(), script, unable: None });
+            return Ok(Program { name, file: python.to_owned(), script, fixed_shapes: false, unable: None });
         }
-        match built(workspace, name) {
-            Ok(file) => Ok(Program { name, file, script: None, unable: None }),
-            Err(error) if named => Err(error),
+        let (file, unable) = match built(workspace, name) {
+            Ok(file) => (file, None),
+            Err(error) if named => return Err(error),
             Err(error) => {
                 eprintln!("{error}");
-                let unable = Some("it could not be built".to_owned());
-                Ok(Program { name, file: PathBuf::new(), script: None, unable })
+                (PathBuf::new(), Some("it could not be built".to_owned()))
             }
-        }
+        };
+        Ok(Program { name, file, script: None, fixed_shapes: peer == Peer::Wonnx, unable })
     };
     peers.iter().map(program).collect()
 }

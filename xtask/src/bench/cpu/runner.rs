@@ -33,7 +33,7 @@ impl Runner {
     /// Starts a process and waits until it has run once. What it says on standard error goes to `log`.
     pub(super) fn start(what: &str, command: &mut Command, log: &Path) -> Result<Start, Error> {
         let errors = File::create(log).map_err(Error::io("create", log))?;
-        let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(errors);
+        let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(errors).env("RUST_BACKTRACE", "0");
         let mut child = command.spawn().map_err(|source| process::start_error(command, source))?;
         let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(Error::Failed(format!("{what} was started without pipes")));
@@ -45,7 +45,7 @@ impl Runner {
         let Some(said) = runner.hear()? else {
             // A panic, or memory that did not suffice: the graph is at fault as far as one can tell.
             let said = std::fs::read_to_string(log).unwrap_or_default();
-            return Ok(Start::Unable(format!("it ended: {}", process::last_lines(&said, 3))));
+            return Ok(Start::Unable(format!("it ended: {}", last_words(&said))));
         };
         if let Some(reason) = unable(&said) {
             return Ok(Start::Unable(reason));
@@ -105,6 +105,14 @@ fn unable(said: &Value) -> Option<String> {
     said["unable"].as_str().map(|reason| reason.lines().map(str::trim).collect::<Vec<_>>().join(" "))
 }
 
+/// What is worth telling of what a process wrote before it ended: the message of a panic, or its last lines.
+fn last_words(said: &str) -> String {
+    let panic = said.find("panicked at").map(|at| &said[at..]);
+    let lines =
+        panic.map(|text| text.lines().take_while(|line| !line.starts_with("note:")).collect::<Vec<_>>().join(" "));
+    lines.unwrap_or_else(|| process::last_lines(said, 3))
+}
+
 fn times(said: &Value, count: usize) -> Option<Vec<f64>> {
     let times: Option<Vec<f64>> = said["ms"].as_array()?.iter().map(Value::as_f64).collect();
     times.filter(|times| times.len() == count)
@@ -124,6 +132,13 @@ mod tests {
         for wrong in [json!({ "ms": [1.5] }), json!({ "ms": ["1", 2] }), json!({}), json!({ "ms": 2 })] {
             assert_eq!(times(&wrong, 2), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_panic_is_told_by_its_message() {
+        let said = "hm\n\nthread 'main' panicked at a.rs:1:2:\nnot yet\nnote: run with `RUST_BACKTRACE=1`\n";
+        assert_eq!(last_words(said), "panicked at a.rs:1:2: not yet");
+        assert_eq!(last_words("a\nb\nc\n\nd\n"), "b\nc\nd");
     }
 
     #[cfg(unix)]
