@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use lenslet::generate::Decoder;
-use lenslet::onnx::{Folder, ImportOptions};
+use lenslet::onnx::{Folder, ImportOptions, ModelFile};
 use lenslet::tasks::writing::{Captioner, TextGenerator, WritingError, WritingFiles};
 use lenslet::{Session, SessionOptions};
 
@@ -93,12 +93,8 @@ pub(crate) fn graph_error(path: &Path) -> impl Fn(lenslet::Error) -> WriterError
     move |source| WriterError::Graph { path: path.clone(), source }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, FolderError> {
-    std::fs::read(path).map_err(|source| FolderError::Io { path: path.to_owned(), source })
-}
-
-fn data(path: &Path) -> Folder {
-    Folder(path.parent().map(Path::to_path_buf).unwrap_or_default())
+fn open(path: &Path) -> Result<ModelFile<'static>, WriterError> {
+    ModelFile::open(path).map_err(|error| graph_error(path)(error.into()))
 }
 
 /// The decoder of a folder: a merged file, two files, or a model that is nothing but a decoder.
@@ -109,14 +105,18 @@ pub(crate) fn decoder(
     task: &'static str,
 ) -> Result<Decoder, WriterError> {
     let one = |path: &PathBuf| -> Result<Decoder, WriterError> {
-        Decoder::from_onnx(&read(path)?, &data(path), options.clone()).map_err(graph_error(path))
+        let file = open(path)?;
+        Decoder::from_onnx(file.graph(), &file, options.clone()).map_err(graph_error(path))
     };
     if let Some(path) = folder.file("decoder_model_merged", precision)? {
         return one(&path);
     }
     let pair = (folder.file("decoder_model", precision)?, folder.file("decoder_with_past_model", precision)?);
     if let (Some(first), Some(next)) = pair {
-        return Decoder::from_onnx_pair(&read(&first)?, &read(&next)?, &data(&next), options.clone())
+        let read =
+            |path: &Path| std::fs::read(path).map_err(|source| FolderError::Io { path: path.to_owned(), source });
+        let beside = Folder(next.parent().map(Path::to_path_buf).unwrap_or_default());
+        return Decoder::from_onnx_pair(&read(&first)?, &read(&next)?, &beside, options.clone())
             .map_err(graph_error(&next));
     }
     match folder.file("model", precision)? {

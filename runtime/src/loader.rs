@@ -2,6 +2,8 @@
 
 use crate::error::RunError;
 use crate::generate::DecoderError;
+#[cfg(not(target_arch = "wasm32"))]
+use crate::onnx::ModelFile;
 use crate::onnx::{ExternalData, ImportOptions, LoadError, import};
 use crate::optimize::{OptimizeError, optimize};
 use crate::{Session, SessionOptions};
@@ -61,8 +63,7 @@ impl Session {
         import_options: &ImportOptions,
         options: SessionOptions,
     ) -> Result<Session, Error> {
-        let file = std::fs::read(path).map_err(|source| LoadError::Io { path: path.display().to_string(), source })?;
-        let folder = path.parent().map(std::path::Path::to_path_buf).unwrap_or_default();
-        Self::from_onnx(&file, &crate::onnx::Folder(folder), import_options, options)
+        let file = ModelFile::open(path)?;
+        Self::from_onnx(file.graph(), &file, import_options, options)
     }
 }

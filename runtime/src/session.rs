@@ -84,6 +84,30 @@ struct Backend {
     uploaded: Uploaded,
 }
 
+/// Packs the weights that only one operator reads, and lets go of their elements: kept in both forms, a model would need
+/// its size twice.
+fn pack_weights(graph: &mut Graph, cpu: &Cpu) {
+    let mut readers: HashMap<ValueId, usize> = HashMap::new();
+    let inputs = graph.nodes().flat_map(|(_, node)| node.inputs.iter().flatten());
+    for &id in inputs.chain(&graph.outputs) {
+        *readers.entry(id).or_default() += 1;
+    }
+    let mut packed = Vec::new();
+    for (_, node) in graph.nodes() {
+        for (index, id) in node.inputs.iter().enumerate().filter_map(|(index, id)| Some((index, (*id)?))) {
+            if readers.get(&id) == Some(&1)
+                && let Some(constant) = graph.constant(id)
+                && cpu.pack_ahead(&node.op, index, constant)
+            {
+                packed.push((id, constant.without_elements()));
+            }
+        }
+    }
+    for (id, constant) in packed {
+        graph.replace_constant(id, constant);
+    }
+}
+
 /// A failed copy is the device's fault, not one output's.
 fn output_error(source: KernelError) -> RunError {
     RunError::Kernel { node: "the outputs".into(), op: "output", source }
@@ -113,7 +137,10 @@ impl Session {
         Self::on(graph, self.backend.clone())
     }
 
-    fn on(graph: Graph, backend: Arc<Backend>) -> Self {
+    fn on(mut graph: Graph, backend: Arc<Backend>) -> Self {
+        if backend.gpu.is_none() {
+            pack_weights(&mut graph, &backend.cpu);
+        }
         let info = |name: &Arc<str>, id: ValueId| {
             let unknown = Fact::new(DType::F32, vec![]);
             let fact = graph.fact(id).unwrap_or(&unknown);
@@ -132,11 +159,6 @@ impl Session {
     /// What the model gives.
     pub fn outputs(&self) -> &[TensorInfo] {
         &self.outputs
-    }
-
-    /// The graph that runs.
-    pub fn graph(&self) -> &Graph {
-        &self.graph
     }
 
     /// `gpu` if the session was given one, else `cpu`.

@@ -80,6 +80,18 @@ impl Cpu {
         matmul::Context { threads: self.threads, scratch: &self.scratch, kernels: self.kernels() }
     }
 
+    /// Packs `constant`, operand `index` of `op`, if the packed form is all that the operator's kernel reads whatever its
+    /// other operands turn out to be; returns whether it is.
+    pub(crate) fn pack_ahead(&self, op: &Op, index: usize, constant: &Tensor) -> bool {
+        // A weight matrix on the right of a product.
+        let view = constant.constant_view();
+        match (op, index, view.shape) {
+            (Op::MatMul(op), 1, [_, _]) => matmul::pack_ahead(self, op, view),
+            (Op::MatMulInteger | Op::MatMulIntegerToFloat(_), 1, &[k, n]) => integer::pack_ahead(self, view, k, n),
+            _ => false,
+        }
+    }
+
     /// Runs `op`. `outputs` have the types and shapes that shape inference gave.
     pub fn run(
         &self,

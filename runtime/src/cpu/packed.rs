@@ -12,6 +12,8 @@ pub(crate) enum Form {
     Columns { matrices: usize, k: usize, n: usize, transposed: bool },
     /// f32 panels of rows: `groups` matrices of `m` x `k`.
     Rows { groups: usize, m: usize, k: usize },
+    /// All elements as f32, in their order, less the zero points of the constant `zero`.
+    Floats { zero: Option<ConstantId> },
     /// Panels of columns in bytes.
     ByteColumns { matrices: usize, k: usize, n: usize },
     /// Panels of columns in quads of bytes, each matrix with the sums of its columns behind.

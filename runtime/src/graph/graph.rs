@@ -209,6 +209,11 @@ impl Graph {
         Some((node, self.node(node)?))
     }
 
+    /// Puts another constant of the same type and shape in the place of one.
+    pub(crate) fn replace_constant(&mut self, id: ValueId, tensor: Tensor) {
+        self.values[id.0 as usize].constant = Some(tensor);
+    }
+
     /// The constant behind a value.
     pub fn constant(&self, id: ValueId) -> Option<&Tensor> {
         self.value(id).constant.as_ref()

@@ -2,11 +2,13 @@
 
 mod attributes;
 mod import;
+mod model_file;
 mod proto;
 mod tensor;
 
 use std::collections::HashMap;
 
+pub use model_file::{ModelFile, Source};
 pub use tensor::{ExternalData, Folder, NoExternalData};
 
 use crate::graph::Graph;

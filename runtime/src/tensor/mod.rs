@@ -160,6 +160,13 @@ impl Tensor {
         TensorView { constant: Some(self.constant_id()), ..self.view() }
     }
 
+    /// Stands for this constant where only what kernels made of it is read: of its type, shape and identity, but
+    /// without its elements.
+    pub(crate) fn without_elements(&self) -> Self {
+        let id = self.constant_id().into();
+        Tensor { data: Arc::new(Data { bytes: AlignedBytes::zeroed(0), id }), ..self.clone() }
+    }
+
     /// The identity of this tensor's memory, unlike that of any other memory there was or will be.
     pub(crate) fn constant_id(&self) -> ConstantId {
         static NEXT: AtomicU32 = AtomicU32::new(0);

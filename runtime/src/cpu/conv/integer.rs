@@ -3,7 +3,7 @@
 use super::geometry::{Geometry, filters_per_group};
 use super::patches::{self, Patches};
 use super::planes::Planes;
-use super::run_depthwise;
+use super::{run_depthwise, widened};
 use crate::cpu::Cpu;
 use crate::cpu::epilogue::Epilogue;
 use crate::cpu::integer::Scales;
@@ -126,12 +126,13 @@ impl<'a> Convolution<'a> {
         }
         let image = self.channels * g.input_len();
         if self.channels == 1 && self.groups > 1 && g.taps() <= EXACT_TAPS {
-            let w: Vec<f32> = (0..self.filters * k).map(|i| (self.w.at(i) - self.w_zeros.at(i / k)) as f32).collect();
+            let number = |i: usize| f32::from(self.w.at(i) - self.w_zeros.at(i / k));
+            let w = widened(cpu, self.constant, self.filters * k, number);
             let (flip, zero) = (self.x.flip(), self.x_zero);
             let load = |d: &super::Depthwise<'_>, channel: usize, room: &mut [f32]| {
                 d.load(&self.x.data[channel * image..][..image], |x| (widen(x, flip) - zero) as f32, room);
             };
-            run_depthwise(cpu, g, m, self.filters, &w, load, out, |filter, at, sums, out| {
+            run_depthwise(cpu, g, m, self.filters, w.as_slice(), load, out, |filter, at, sums, out| {
                 let sums: &mut [i32] = bytemuck::cast_slice_mut(sums);
                 sums.iter_mut().for_each(|x| *x = f32::from_bits(*x as u32) as i32);
                 finish(filter, at, Sums { data: sums, correction: Correction::None }, out);

@@ -30,7 +30,7 @@ use super::packed::{Form, Packed};
 use super::parallel;
 use crate::error::KernelError;
 use crate::graph::Conv;
-use crate::tensor::{DType, Element, TensorView, TensorViewMut, element_count};
+use crate::tensor::{ConstantId, DType, Element, TensorView, TensorViewMut, element_count};
 
 /// Runs [`crate::graph::Op::Conv`].
 pub(crate) fn run(
@@ -75,11 +75,11 @@ fn typed<S: Element + Widen>(
     }
     let image = channels * g.input_len();
     if channels == 1 && op.groups > 1 {
-        let filter_data: Vec<f32> = filter_data.iter().map(|w| w.widen()).collect();
+        let widened = widened(cpu, w.constant.map(|id| (id, None)), filters * k, |i| filter_data[i].widen());
         let load = |d: &Depthwise<'_>, channel: usize, room: &mut [f32]| {
             d.load(&x[channel * image..][..image], |x| x, room);
         };
-        run_depthwise(cpu, &g, m, filters, &filter_data, load, out, |filter, at, sums, out| {
+        run_depthwise(cpu, &g, m, filters, widened.as_slice(), load, out, |filter, at, sums, out| {
             epilogue.finish(filter, 0, at, sums, out);
         });
         return Ok(());
@@ -138,6 +138,28 @@ fn typed<S: Element + Widen>(
         }
     });
     Ok(())
+}
+
+/// `count` elements of filters as f32: kept for a constant, whose zero points may be a constant too.
+fn widened(
+    cpu: &Cpu,
+    constant: Option<(ConstantId, Option<ConstantId>)>,
+    count: usize,
+    element: impl Fn(usize) -> f32,
+) -> Packed {
+    let size = count * size_of::<f32>();
+    let fill = |bytes: &mut [u8]| {
+        let out: &mut [f32] = bytemuck::cast_slice_mut(bytes);
+        out.iter_mut().enumerate().for_each(|(i, out)| *out = element(i));
+    };
+    match constant {
+        Some((id, zero)) => Packed::Cached(cpu.packed.get(id, Form::Floats { zero }, size, fill)),
+        None => {
+            let mut room = cpu.scratch.take(size);
+            fill(room.as_mut_slice());
+            Packed::Scratch(room)
+        }
+    }
 }
 
 /// Convolves each channel with its `m` filters: `load` copies a channel (counted over the batch) into planes, and

@@ -56,6 +56,16 @@ pub(crate) fn run_to_float(
     })
 }
 
+/// Packs the weight matrix `b`, `k` x `n`; see [`Cpu::pack_ahead`].
+pub(crate) fn pack_ahead(cpu: &Cpu, b: TensorView<'_>, k: usize, n: usize) -> bool {
+    let (Some(id), Ok(bytes)) = (b.constant, Bytes::of("MatMulInteger", &b)) else { return false };
+    match cpu.kernels().bytes {
+        Some(kernel) => quads::packed_columns(cpu, &kernel.tile, id, 1, (k, n), |_| bytes),
+        None => wide::packed_columns(cpu, cpu.kernels().wide, id, 1, (k, n), |_| bytes),
+    };
+    true
+}
+
 /// The scales of the two sides of a product of integers.
 #[derive(Clone, Copy)]
 pub(crate) struct Scales<'a> {

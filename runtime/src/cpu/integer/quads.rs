@@ -6,17 +6,18 @@
 //! `sum (a - za) (b - zb) = sum a b - za sum b - zb (sum a - K za)`, exact in wrapping 32-bit arithmetic.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::pack::{Bytes, Zeros};
 use super::sums::{Correction, Sums};
 use super::{Part, Product};
 use crate::cpu::matmul::driver::{self, PackedColumns, RowPanels};
-use crate::cpu::matmul::kernel::ByteKernel;
+use crate::cpu::matmul::kernel::{ByteKernel, Kernel};
 use crate::cpu::matmul::{Context, over_batches};
 use crate::cpu::packed::{Form, Packed};
 use crate::cpu::parallel::{self, SharedMut};
 use crate::cpu::{Cpu, math};
-use crate::tensor::Element;
+use crate::tensor::{AlignedBytes, ConstantId, Element};
 
 /// Elements of K that a step takes.
 const STEP: usize = 4;
@@ -176,6 +177,23 @@ impl<'a> ColumnZeros<'a> {
     }
 }
 
+/// The panels of a constant of `matrices` matrices of `k` x `n`, of which `matrix` gives each, with their sums.
+pub(super) fn packed_columns<'a>(
+    cpu: &Cpu,
+    tile: &Kernel<u8>,
+    id: ConstantId,
+    matrices: usize,
+    (k, n): (usize, usize),
+    matrix: impl Fn(usize) -> Bytes<'a>,
+) -> Arc<AlignedBytes> {
+    let len = columns_len(k, n, tile.nr);
+    cpu.packed.get(id, Form::Quads { matrices, k, n }, matrices * len, |bytes| {
+        for (i, out) in bytes.chunks_exact_mut(len.max(1)).enumerate() {
+            pack_columns(cpu.threads(), matrix(i), k, n, tile.nr, out);
+        }
+    })
+}
+
 impl Product<'_> {
     /// Multiplies with `kernel`; see [`Product::run`].
     pub(super) fn run_quads<O: Element>(
@@ -191,14 +209,10 @@ impl Product<'_> {
         let pack_b = |threads: usize, index: usize, out: &mut [u8]| {
             pack_columns(threads, self.b.part(index * k * n, k * n), k, n, tile.nr, out);
         };
-        let cached = self.b_view.constant.map(|id| {
-            let form = Form::Quads { matrices: self.dims.b_matrices, k, n };
-            cpu.packed.get(id, form, self.dims.b_matrices * b_len, |bytes| {
-                for (i, out) in bytes.chunks_exact_mut(b_len.max(1)).enumerate() {
-                    pack_b(cpu.threads(), i, out);
-                }
-            })
-        });
+        let cached = self
+            .b_view
+            .constant
+            .map(|id| packed_columns(cpu, tile, id, self.dims.b_matrices, (k, n), |i| self.b.part(i * k * n, k * n)));
         over_batches(cpu, self.dims.batches.len(), m * n, out, |cx: Context<'_>, batch: usize, out: &mut [O]| {
             let (ai, bi) = self.dims.batches[batch];
             let rows_len = rows_len(m, k, tile.mr);
@@ -243,7 +257,7 @@ impl Product<'_> {
     }
 
     /// The zero points of the columns of matrix `index` of b, if they differ.
-    fn column_zeros(&self, cx: &Context<'_>, index: usize) -> Option<crate::tensor::AlignedBytes> {
+    fn column_zeros(&self, cx: &Context<'_>, index: usize) -> Option<AlignedBytes> {
         if self.b_zeros.one().is_some() {
             return None;
         }

@@ -1,5 +1,7 @@
 //! Products of bytes widened to 16 bits and freed of their zero points, for machines that add up pairs only.
 
+use std::sync::Arc;
+
 use super::pack::{self, ByteColumns, Bytes};
 use super::sums::{Correction, Sums};
 use super::{Part, Product, thin};
@@ -9,7 +11,24 @@ use crate::cpu::matmul::kernel::Kernel;
 use crate::cpu::matmul::{Context, driver, over_batches};
 use crate::cpu::packed::{Form, Packed};
 use crate::cpu::parallel::SharedMut;
-use crate::tensor::Element;
+use crate::tensor::{AlignedBytes, ConstantId, Element};
+
+/// The panels of a constant of `matrices` matrices of `k` x `n`, of which `matrix` gives each, in bytes.
+pub(super) fn packed_columns<'a>(
+    cpu: &Cpu,
+    kernel: &Kernel<i16>,
+    id: ConstantId,
+    matrices: usize,
+    (k, n): (usize, usize),
+    matrix: impl Fn(usize) -> Bytes<'a>,
+) -> Arc<AlignedBytes> {
+    let len = pack::columns_len(k, n, kernel.nr);
+    cpu.packed.get(id, Form::ByteColumns { matrices, k, n }, matrices * len, |bytes| {
+        for (i, out) in bytes.chunks_exact_mut(len.max(1)).enumerate() {
+            pack::pack_columns(cpu.threads(), matrix(i).data, k, n, kernel.nr, out);
+        }
+    })
+}
 
 impl Product<'_> {
     /// Multiplies with `kernel`; see [`Product::run`].
@@ -25,13 +44,10 @@ impl Product<'_> {
         let pack_b = |threads: usize, index: usize, out: &mut [u8]| {
             pack::pack_columns(threads, self.b.part(index * k * n, k * n).data, k, n, kernel.nr, out);
         };
-        let cached = self.b_view.constant.map(|id| {
-            cpu.packed.get(id, Form::ByteColumns { matrices: b_matrices, k, n }, b_matrices * b_len, |bytes| {
-                for (i, out) in bytes.chunks_exact_mut(b_len.max(1)).enumerate() {
-                    pack_b(cpu.threads(), i, out);
-                }
-            })
-        });
+        let cached = self
+            .b_view
+            .constant
+            .map(|id| packed_columns(cpu, kernel, id, b_matrices, (k, n), |i| self.b.part(i * k * n, k * n)));
         let product = |cx: Context<'_>, batch: usize, out: &mut [O]| {
             let (ai, bi) = batches[batch];
             let zero = |row: usize| self.a_zeros.at(ai * m + row);

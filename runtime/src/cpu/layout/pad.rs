@@ -22,13 +22,14 @@ pub(crate) fn pad(
     if pads.len() != 2 * axes.len() {
         return Err(invalid(OP, format_args!("{} pads for {} axes", pads.len(), axes.len())));
     }
-    // For each dimension, the source index of each output index; `None` is padding.
-    let mut maps: Vec<Vec<Option<usize>>> = x.shape.iter().map(|&d| (0..d).map(Some).collect()).collect();
+    let mut maps: Vec<Map> = x.shape.iter().map(|&d| Map::Whole(d)).collect();
     for (i, &at) in axes.iter().enumerate() {
-        let d = axis(OP, at, rank)?;
-        maps[d] = map(mode, x.shape[d], pads[i], pads[axes.len() + i])?;
+        let (d, before, after) = (axis(OP, at, rank)?, pads[i], pads[axes.len() + i]);
+        if (before, after) != (0, 0) {
+            maps[d] = Map::Padded(map(mode, x.shape[d], before, after)?);
+        }
     }
-    let shape: Vec<usize> = maps.iter().map(|m| m.len()).collect();
+    let shape: Vec<usize> = maps.iter().map(Map::len).collect();
     let value = match optional(inputs, 2)? {
         Some(v) if v.dtype != x.dtype => return Err(TensorError::DType { expected: x.dtype, got: v.dtype }.into()),
         Some(v) if v.len() != 1 => return Err(invalid(OP, "the padding value is one number")),
@@ -40,6 +41,30 @@ pub(crate) fn pad(
         fill_rows::<T>(bytemuck::cast_slice(x.bytes), x.shape, &maps, fill, bytemuck::cast_slice_mut(y.bytes));
     });
     Ok(())
+}
+
+/// Where the elements along a dimension come from.
+enum Map {
+    /// From the same place: a dimension of that size without padding.
+    Whole(usize),
+    /// The source of each; `None` is padding.
+    Padded(Vec<Option<usize>>),
+}
+
+impl Map {
+    fn len(&self) -> usize {
+        match self {
+            Map::Whole(len) => *len,
+            Map::Padded(sources) => sources.len(),
+        }
+    }
+
+    fn source(&self, i: usize) -> Option<usize> {
+        match self {
+            Map::Whole(_) => Some(i),
+            Map::Padded(sources) => sources[i],
+        }
+    }
 }
 
 /// Source indices of one padded dimension.
@@ -69,7 +94,7 @@ fn map(mode: PadMode, size: usize, before: i64, after: i64) -> Result<Vec<Option
     Ok((0..room).map(source).collect())
 }
 
-fn fill_rows<T: Copy>(x: &[T], shape: &[usize], maps: &[Vec<Option<usize>>], fill: T, y: &mut [T]) {
+fn fill_rows<T: Copy>(x: &[T], shape: &[usize], maps: &[Map], fill: T, y: &mut [T]) {
     let Some((columns, outer)) = maps.split_last() else {
         y.copy_from_slice(x);
         return;
@@ -78,13 +103,16 @@ fn fill_rows<T: Copy>(x: &[T], shape: &[usize], maps: &[Vec<Option<usize>>], fil
         return;
     }
     let own = strides(shape);
-    let rows: Vec<usize> = outer.iter().map(|m| m.len()).collect();
+    let rows: Vec<usize> = outer.iter().map(Map::len).collect();
     let steps = strides(&rows);
     for (r, y) in y.chunks_exact_mut(columns.len()).enumerate().take(product(&rows)) {
-        let at: Option<usize> = (0..rows.len()).map(|d| Some(outer[d][r / steps[d] % rows[d]]? * own[d])).sum();
-        match at {
-            Some(at) => y.iter_mut().zip(columns).for_each(|(y, c)| *y = c.map_or(fill, |c| x[at + c])),
-            None => y.fill(fill),
+        let at: Option<usize> = (0..rows.len()).map(|d| Some(outer[d].source(r / steps[d] % rows[d])? * own[d])).sum();
+        match (at, columns) {
+            (Some(at), Map::Whole(len)) => y.copy_from_slice(&x[at..][..*len]),
+            (Some(at), Map::Padded(columns)) => {
+                y.iter_mut().zip(columns).for_each(|(y, c)| *y = c.map_or(fill, |c| x[at + c]));
+            }
+            (None, _) => y.fill(fill),
         }
     }
 }

@@ -6,6 +6,8 @@ pub(crate) mod kernel;
 pub(crate) mod pack;
 mod thin;
 
+use std::sync::Arc;
+
 use dims::Dims;
 use driver::Columns;
 pub(crate) use driver::{Context, PackedColumns};
@@ -20,7 +22,7 @@ use super::packed::Form;
 use super::parallel::{self, SharedMut};
 use crate::error::KernelError;
 use crate::graph::MatMul;
-use crate::tensor::{DType, Element, TensorView, TensorViewMut};
+use crate::tensor::{AlignedBytes, ConstantId, DType, Element, TensorView, TensorViewMut};
 
 /// Runs [`crate::graph::Op::MatMul`].
 pub(crate) fn run(
@@ -65,16 +67,7 @@ fn typed<S: Element + Widen>(
     let transposed = op.trans_b && b.shape.len() > 1;
     let b_strides = if transposed { (1, k) } else { (n, 1) };
     let b_matrix = |i: usize| Matrix::new(&b_data[i * k * n..][..k * n], k, n, b_strides);
-    let panels = b.constant.map(|id| {
-        let len = b_matrix(0).packed_columns_len(kernel.nr);
-        let form = Form::Columns { matrices: dims.b_matrices, k, n, transposed };
-        cpu.packed.get(id, form, dims.b_matrices * len * size_of::<f32>(), |bytes| {
-            let out: &mut [f32] = bytemuck::cast_slice_mut(bytes);
-            for (i, out) in out.chunks_exact_mut(len.max(1)).enumerate() {
-                b_matrix(i).pack_columns(cpu.threads(), kernel.nr, out);
-            }
-        })
-    });
+    let panels = b.constant.map(|id| packed_columns(cpu, id, dims.b_matrices, (k, n), transposed, b_matrix));
     let product = |cx: Context<'_>, batch: usize, out: &mut [f32]| {
         let (ai, bi) = dims.batches[batch];
         let a = Matrix::new(&a_data[ai * m * k..][..m * k], m, k, a_strides);
@@ -91,6 +84,42 @@ fn typed<S: Element + Widen>(
     };
     over_batches(cpu, dims.batches.len(), m * n, out, product);
     Ok(())
+}
+
+/// The panels of a constant of `matrices` matrices of `k` x `n`, of which `matrix` gives each.
+fn packed_columns<'a, S: Widen + 'a>(
+    cpu: &Cpu,
+    id: ConstantId,
+    matrices: usize,
+    (k, n): (usize, usize),
+    transposed: bool,
+    matrix: impl Fn(usize) -> Matrix<'a, S>,
+) -> Arc<AlignedBytes> {
+    let nr = cpu.kernels().f32.nr;
+    let len = n.next_multiple_of(nr) * k;
+    cpu.packed.get(id, Form::Columns { matrices, k, n, transposed }, matrices * len * size_of::<f32>(), |bytes| {
+        let out: &mut [f32] = bytemuck::cast_slice_mut(bytes);
+        for (i, out) in out.chunks_exact_mut(len.max(1)).enumerate() {
+            matrix(i).pack_columns(cpu.threads(), nr, out);
+        }
+    })
+}
+
+/// Packs the weight matrix `b` of `op`; see [`Cpu::pack_ahead`].
+pub(crate) fn pack_ahead(cpu: &Cpu, op: &MatMul, b: TensorView<'_>) -> bool {
+    match b.dtype {
+        DType::F32 => pack_matrix::<f32>(cpu, op, b),
+        DType::F16 => pack_matrix::<f16>(cpu, op, b),
+        _ => false,
+    }
+}
+
+fn pack_matrix<S: Element + Widen>(cpu: &Cpu, op: &MatMul, b: TensorView<'_>) -> bool {
+    let (Some(id), &[rows, columns], Ok(data)) = (b.constant, b.shape, b.as_slice::<S>()) else { return false };
+    let (k, n, strides) = if op.trans_b { (columns, rows, (1, columns)) } else { (rows, columns, (columns, 1)) };
+    // An identity that comes without elements was packed before.
+    packed_columns(cpu, id, 1, (k, n), op.trans_b, |_| Matrix::new(data, k, n, strides));
+    true
 }
 
 /// Calls `product(context, i, outputs of i)` for each of `count` products with `len` outputs: side by side if there are
