@@ -1,0 +1,7 @@
+//! The server as clients see it: over connections to free ports.
+
+mod chat;
+mod embeddings;
+mod health;
+mod http;
+mod setup;
