@@ -9,6 +9,7 @@ mod health;
 mod input;
 mod models;
 mod multipart;
+mod oip;
 mod picture;
 
 use std::sync::Arc;
@@ -26,7 +27,8 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/embeddings", post(embeddings::embeddings))
         .route("/v1/chat/completions", post(chat::completions))
         .route("/v1/models", get(models::list))
-        .route("/v1/models/{model}", get(models::one));
+        .route("/v1/models/{model}", get(models::one))
+        .merge(oip::routes());
     let probes =
         Router::new().route("/v2/health/live", get(health::live)).route("/v2/health/ready", get(health::ready));
     // The gate stands in front of all paths, those that do not exist too.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::Json;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use serde_json::{Value, json};
 
@@ -18,7 +19,11 @@ pub(super) async fn list(State(app): State<Arc<App>>) -> Result<Json<Value>, Ser
 }
 
 /// One model.
-pub(super) async fn one(State(app): State<Arc<App>>, Path(name): Path<String>) -> Result<Json<Value>, ServeError> {
+pub(super) async fn one(
+    State(app): State<Arc<App>>,
+    name: Result<Path<String>, PathRejection>,
+) -> Result<Json<Value>, ServeError> {
+    let Path(name) = name.map_err(|e| ServeError::bad_request("invalid_path", e.body_text()))?;
     Ok(Json(describe(app.models()?.get(&name)?)))
 }
 

@@ -182,6 +182,9 @@ impl Scheduler {
     fn measure(&self, job: &TowerJob) -> Result<(LaneKey, usize, usize), ServeError> {
         let spec = job.engine.specs().towers.get(job.tower);
         let spec = spec.ok_or_else(|| ServeError::internal("tower_absent", "the model has no such tower"))?;
+        if let Some((name, _)) = job.inputs.iter().find(|(_, tensor)| tensor.is_empty()) {
+            return Err(ServeError::bad_request("input_mismatch", format!("input {name} is empty")));
+        }
         let rows = |tensor: &Tensor| tensor.shape().first().copied();
         let first = job.inputs.first().and_then(|(_, tensor)| rows(tensor));
         // A joint graph takes many pictures beside one text: such a run is a batch by itself.

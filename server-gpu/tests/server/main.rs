@@ -4,4 +4,6 @@ mod chat;
 mod embeddings;
 mod health;
 mod http;
+mod oip;
+mod schedule;
 mod setup;
