@@ -34,7 +34,7 @@ pub struct ChatPrompt {
     pub seed: Option<u64>,
     /// Texts that end the answer.
     pub stop: Vec<String>,
-    /// The request as it came, for engines that hand it on.
+    /// The request as it came, for engines that hand it on; null for others.
     pub request: serde_json::Value,
 }
 

@@ -150,7 +150,7 @@ impl Hosted {
     /// # Errors
     /// What the folder lacks, or what the engine says at its first run.
     pub async fn new(
-        folder: &ModelFolder,
+        folder: Option<&ModelFolder>,
         name: String,
         fingerprint: String,
         engine: Arc<dyn Engine>,
@@ -160,7 +160,7 @@ impl Hosted {
     ) -> Result<Hosted, ServeError> {
         let (mut dual, mut dimensions) = (None, None);
         let specs = engine.specs();
-        if !specs.towers.is_empty() {
+        if let Some(folder) = folder.filter(|_| !specs.towers.is_empty()) {
             let tower = |name: &str| {
                 let at = specs.towers.iter().position(|tower| tower.name == name)?;
                 Some(QueuedTower::new(&engine, &scheduler, at, &specs.towers[at]))

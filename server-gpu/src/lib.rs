@@ -14,6 +14,7 @@ pub mod error;
 pub mod hosted;
 pub mod load;
 pub mod metrics;
+mod oip;
 pub mod schedule;
 pub mod serve;
 

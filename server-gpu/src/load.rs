@@ -5,11 +5,14 @@ use std::time::{Duration, Instant};
 
 use lenslet::SessionOptions;
 use lenslet::gpu::{Gpu, GpuOptions};
-use lenslet_models::folder::ModelFolder;
+use lenslet_models::folder::{ModelFolder, Precision};
 
 use crate::config::{Config, Device, EngineKind, ModelConfig};
 use crate::engine::Engine;
 use crate::engine::lenslet::LensletEngine;
+#[cfg(feature = "ort")]
+use crate::engine::ort::OrtEngine;
+use crate::engine::remote::RemoteEngine;
 use crate::error::ServeError;
 use crate::hosted::{Form, Hosted, Models};
 use crate::schedule::{Limits, Scheduler};
@@ -19,14 +22,11 @@ use crate::schedule::{Limits, Scheduler};
 /// # Errors
 /// The first that cannot be loaded, by name.
 pub async fn load(config: &Config) -> Result<Models, ServeError> {
-    let schedule = &config.schedule;
-    let limits = Limits {
-        max_queue: schedule.max_queue,
-        max_batch_images: schedule.max_batch_images,
-        max_batch_tokens: schedule.max_batch_tokens,
-        max_queue_delay: Duration::from_micros(schedule.max_queue_delay_us),
-    };
-    let local = Scheduler::start(limits, schedule.concurrency);
+    let local = Scheduler::start(limits(config), config.schedule.concurrency);
+    #[cfg(feature = "ort")]
+    if config.engine == EngineKind::Ort || (config.engine == EngineKind::Auto && wants_ort(config)) {
+        crate::engine::ort::load_library(config.ort.library.as_deref())?;
+    }
     let options = session_options(config).await?;
     let mut models = Models::default();
     for model in &config.models {
@@ -48,37 +48,95 @@ pub async fn load(config: &Config) -> Result<Models, ServeError> {
     Ok(models)
 }
 
+/// `auto` takes ONNX Runtime where the settings name its library or a device of its own, which nobody does by accident.
+fn wants_ort(config: &Config) -> bool {
+    config.ort.library.is_some() || matches!(config.device, Device::Cuda | Device::Tensorrt)
+}
+
+/// The engine of a model.
+fn kind(config: &Config, form: Form) -> EngineKind {
+    match config.engine {
+        EngineKind::Auto if cfg!(feature = "ort") && wants_ort(config) && form == Form::Towers => EngineKind::Ort,
+        EngineKind::Auto => EngineKind::Lenslet,
+        asked => asked,
+    }
+}
+
 async fn load_one(
     config: &Config,
     model: &ModelConfig,
     options: &SessionOptions,
     local: &Arc<Scheduler>,
 ) -> Result<Hosted, ServeError> {
-    let folder = ModelFolder::locate(&model.model)
-        .map_err(|e| ServeError::internal(e.kind(), format!("{e}; {}", e.advice())))?;
+    if config.engine == EngineKind::Remote {
+        return load_remote(config, model).await;
+    }
+    let folder = locate(model)?;
     let precision = model.precision().map_err(|e| ServeError::internal("config", e.to_string()))?;
     let form = Form::of(&folder, precision)?;
-    let fingerprint = match form {
-        Form::Towers => {
-            let files = folder.graphs(precision).map_err(|e| ServeError::internal(e.kind(), e.to_string()))?;
-            let fingerprint = lenslet_models::dual::fingerprint(&folder, &files);
-            fingerprint.map_err(|e| ServeError::internal(e.kind(), e.to_string()))?.to_string()
+    let fingerprint = fingerprint(&folder, form, precision)?;
+    let engine: Arc<dyn Engine> = match kind(config, form) {
+        #[cfg(feature = "ort")]
+        EngineKind::Ort => {
+            let (at, config) = (folder.clone(), config.clone());
+            Arc::new(blocking(move || OrtEngine::load(&at, form, precision, &config)).await?)
         }
-        // Text is not compared between models.
-        _ => String::new(),
-    };
-    let (engine, scheduler): (Arc<dyn Engine>, _) = match config.engine {
-        EngineKind::Auto | EngineKind::Lenslet => {
+        _ => {
             let (at, options) = (folder.clone(), options.clone());
-            let load = move || LensletEngine::load(&at, form, precision, &options);
-            (Arc::new(blocking(load).await?), local.clone())
-        }
-        EngineKind::Ort | EngineKind::Remote => {
-            return Err(ServeError::internal("engine", "this engine is not built yet"));
+            Arc::new(blocking(move || LensletEngine::load(&at, form, precision, &options)).await?)
         }
     };
     let (rows, slots) = (config.schedule.max_batch_images, config.schedule.slots);
-    Hosted::new(&folder, model.served_name(), fingerprint, engine, scheduler, rows, slots).await
+    Hosted::new(Some(&folder), model.served_name(), fingerprint, engine, local.clone(), rows, slots).await
+}
+
+/// A model on another server. Its folder, if it is here too, says how pictures and texts become tensors; without it the other
+/// server is asked for texts only.
+async fn load_remote(config: &Config, model: &ModelConfig) -> Result<Hosted, ServeError> {
+    let folder = locate(model).ok();
+    let precision = model.precision().map_err(|e| ServeError::internal("config", e.to_string()))?;
+    let mut print = String::new();
+    if let Some(folder) = &folder {
+        print = fingerprint(folder, Form::of(folder, precision)?, precision)?;
+    }
+    let name = model.served_name();
+    let expected = Some(print.as_str()).filter(|print| !print.is_empty());
+    let engine = RemoteEngine::connect(config, &name, expected).await?;
+    if folder.is_none() && !engine.specs().towers.is_empty() {
+        let what =
+            "the other server has its towers, and its folder (configuration and tokenizer) is needed here to use them";
+        return Err(ServeError::internal("model_unknown", what));
+    }
+    let concurrency = config.remote.concurrency.unwrap_or(REMOTE_CONCURRENCY);
+    let scheduler = Scheduler::start(limits(config), concurrency);
+    Hosted::new(folder.as_ref(), name, print, Arc::new(engine), scheduler, 1, concurrency).await
+}
+
+/// Calls to another server at once, if nobody says how many.
+const REMOTE_CONCURRENCY: usize = 16;
+
+fn limits(config: &Config) -> Limits {
+    let schedule = &config.schedule;
+    Limits {
+        max_queue: schedule.max_queue,
+        max_batch_images: schedule.max_batch_images,
+        max_batch_tokens: schedule.max_batch_tokens,
+        max_queue_delay: Duration::from_micros(schedule.max_queue_delay_us),
+    }
+}
+
+fn locate(model: &ModelConfig) -> Result<ModelFolder, ServeError> {
+    ModelFolder::locate(&model.model).map_err(|e| ServeError::internal(e.kind(), format!("{e}; {}", e.advice())))
+}
+
+/// What identifies the vectors of a model. Text is not compared between models, so those that write have none.
+fn fingerprint(folder: &ModelFolder, form: Form, precision: Precision) -> Result<String, ServeError> {
+    if form != Form::Towers {
+        return Ok(String::new());
+    }
+    let files = folder.graphs(precision).map_err(|e| ServeError::internal(e.kind(), e.to_string()))?;
+    let fingerprint = lenslet_models::dual::fingerprint(folder, &files);
+    Ok(fingerprint.map_err(|e| ServeError::internal(e.kind(), e.to_string()))?.to_string())
 }
 
 /// Does what takes long on a thread that may be blocked.

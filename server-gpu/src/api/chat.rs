@@ -40,10 +40,16 @@ pub(super) async fn completions(
     let model = models.get(&request.model)?;
     let writer = model.writer()?;
     let mut prompt = request.prompt;
-    let (pictures, pixels) = decode_pictures(&app, request.pictures).await?;
-    prompt.pictures = pictures;
-    prompt.request = Value::Object(object);
-    drop(read);
+    let (mut pixels, mut bodies) = (Share::default(), Share::default());
+    if model.engine.specs().hands_on {
+        check_pictures(&app, &request.pictures)?;
+        prompt.request = Value::Object(object);
+        // The body lives on in the request.
+        bodies = read.share;
+    } else {
+        (prompt.pictures, pixels) = decode_pictures(&app, request.pictures).await?;
+    }
+    drop(read.bytes);
     let mut writing = writer.submit(prompt)?;
     // What is wrong with the prompt shows before the first piece, and then still has a status of its own.
     let first = writing.next().await.unwrap_or_else(|| Err(cut_off()))?;
@@ -59,11 +65,11 @@ pub(super) async fn completions(
             next: Some(first),
             usage: request.usage,
             begun: false,
-            _pixels: pixels,
+            _held: [pixels, bodies],
         }))
     } else {
         let answer = whole(head, writing, first).await;
-        drop(pixels);
+        drop([pixels, bodies]);
         answer
     }
 }
@@ -191,6 +197,15 @@ fn turn(value: &Value, pictures: &mut Vec<bytes::Bytes>) -> Result<Turn, ServeEr
     Ok(Turn { role: role.to_owned(), text, pictures: pictures.len() - before })
 }
 
+/// Refuses pictures that are too large, by what their headers claim.
+fn check_pictures(app: &App, files: &[bytes::Bytes]) -> Result<(), ServeError> {
+    let most = app.config.limits.max_pixels;
+    match files.iter().any(|file| picture::claimed_pixels(file).is_some_and(|pixels| pixels > most)) {
+        true => Err(picture::too_large(most).at("messages")),
+        false => Ok(()),
+    }
+}
+
 /// Decodes pictures on the pool. Their pixels are counted as long as they wait.
 async fn decode_pictures(
     app: &Arc<App>,
@@ -254,8 +269,8 @@ struct Streaming {
     next: Option<Step>,
     usage: bool,
     begun: bool,
-    /// Held until the stream ends.
-    _pixels: Share,
+    /// Memory for pixels and body, counted until the stream ends.
+    _held: [Share; 2],
 }
 
 impl Streaming {

@@ -49,11 +49,16 @@ pub(super) fn claimed_pixels(bytes: &[u8]) -> Option<u64> {
     Some(u64::from(width) * u64::from(height))
 }
 
+/// A picture of more pixels than this.
+pub(super) fn too_large(most: u64) -> ServeError {
+    let what = format!("the picture has more pixels than the limit of {most}; make it smaller");
+    ServeError::new(Reason::TooLarge, "image_too_large", what)
+}
+
 /// Decodes a picture of at most so many pixels.
 pub(super) fn decoded(bytes: &[u8], most: u64) -> Result<Pixels, ServeError> {
     if claimed_pixels(bytes).is_some_and(|pixels| pixels > most) {
-        let what = format!("the picture has more pixels than the limit of {most}; make it smaller");
-        return Err(ServeError::new(Reason::TooLarge, "image_too_large", what));
+        return Err(too_large(most));
     }
     decode(bytes).map_err(|error| {
         let (kind, message) = (error.kind(), error.to_string());

@@ -158,8 +158,6 @@ pub struct OrtConfig {
     pub device_id: i32,
     /// Bytes of GPU memory at most; 0 is no limit.
     pub gpu_memory_bytes: usize,
-    /// Captures CUDA graphs, one for each batch size.
-    pub cuda_graph: bool,
     /// Where TensorRT keeps the engines that it builds.
     pub tensorrt_cache: Option<PathBuf>,
     /// TensorRT computes in half precision where it is faster.

@@ -13,7 +13,7 @@ use ::lenslet::tensor::Tensor;
 use ::lenslet::{Session, SessionOptions, TensorInfo};
 use lenslet_models::folder::{GraphFiles, ModelFolder, Precision};
 
-use super::{Engine, Slot, Specs, Step, Task, TensorSpec, TowerCall, TowerSpec, WriterKind};
+use super::{Engine, Slot, Specs, Step, Task, TensorSpec, TowerCall, TowerSpec, WriterKind, computing};
 use crate::chat::ChatPrompt;
 use crate::error::ServeError;
 use crate::hosted::Form;
@@ -134,13 +134,6 @@ fn writing_error(error: WritingError) -> ServeError {
         }
         _ => ServeError::bad_request(kind, message),
     }
-}
-
-/// Runs what computes on a thread that may be blocked. A panic there is an error here.
-async fn computing<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ServeError> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|_| ServeError::internal("engine_panic", "the engine failed in an unforeseen way"))
 }
 
 impl Engine for LensletEngine {

@@ -4,6 +4,9 @@
 //! conversations and gives text, one step at a time for all texts under way.
 
 pub mod lenslet;
+#[cfg(feature = "ort")]
+pub mod ort;
+pub mod remote;
 
 use std::any::Any;
 use std::pin::Pin;
@@ -78,6 +81,8 @@ pub struct Specs {
     pub towers: Vec<TowerSpec>,
     /// What it writes about, if it writes.
     pub writer: Option<WriterKind>,
+    /// Whether the engine hands conversations on as they came ([`ChatPrompt::request`]): pictures are then not decoded here.
+    pub hands_on: bool,
 }
 
 /// What a model needs to write.
@@ -195,4 +200,11 @@ pub trait Engine: Send + Sync + 'static {
     /// `None` where nothing came yet. A slot whose answer was an error or its last step is not to be used again. Dropping a
     /// slot ends its text and frees its memory.
     fn decode_step<'a>(&'a self, slots: &'a mut [Slot]) -> Task<'a, Vec<Option<Result<Step, ServeError>>>>;
+}
+
+/// Runs what computes on a thread that may be blocked. A panic there is an error here.
+pub(crate) async fn computing<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ServeError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| ServeError::internal("engine_panic", "the engine failed in an unforeseen way"))
 }

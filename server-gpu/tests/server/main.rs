@@ -5,5 +5,8 @@ mod embeddings;
 mod health;
 mod http;
 mod oip;
+mod ort;
+mod python;
+mod remote;
 mod schedule;
 mod setup;

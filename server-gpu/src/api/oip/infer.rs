@@ -9,14 +9,15 @@ use axum::response::{IntoResponse, Response};
 use lenslet::tensor::Tensor;
 use serde_json::{Value, json};
 
-use super::request::{self, HEADER_LENGTH, Request, Wanted};
-use super::tensor::{datatype, to_json};
+use super::request::{self, Request, Wanted};
+use super::tensor::to_json;
 use super::{ModelPath, VERSION, find};
 use crate::api::answer::OipError;
 use crate::api::body;
 use crate::app::App;
 use crate::context::Context;
 use crate::error::ServeError;
+use crate::oip::{HEADER_LENGTH, datatype};
 use crate::schedule::TowerJob;
 
 /// Runs a tower.

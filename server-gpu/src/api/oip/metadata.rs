@@ -6,11 +6,11 @@ use axum::Json;
 use axum::extract::State;
 use serde_json::{Value, json};
 
-use super::tensor::datatype;
 use super::{ModelPath, VERSION, find};
 use crate::api::answer::OipError;
 use crate::app::App;
 use crate::engine::TensorSpec;
+use crate::oip::datatype;
 
 /// The server.
 pub(super) async fn server() -> Json<Value> {

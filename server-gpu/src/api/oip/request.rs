@@ -6,14 +6,12 @@ use axum::http::HeaderMap;
 use lenslet::tensor::Tensor;
 use serde_json::{Map, Value};
 
-use super::tensor::{self, Data, Scaling, dtype};
+use super::tensor::{self, Data, Scaling};
 use crate::api::body::{json_object, optional, string};
 use crate::context::{Context, Priority};
 use crate::engine::TowerSpec;
 use crate::error::{Reason, ServeError};
-
-/// Says how many bytes of a body are JSON.
-pub(super) const HEADER_LENGTH: &str = "inference-header-content-length";
+use crate::oip::{self, HEADER_LENGTH};
 
 /// Dimensions of a tensor at most.
 const MAX_RANK: usize = 8;
@@ -100,10 +98,10 @@ fn input(value: &Value, spec: &TowerSpec, binary: &mut &[u8]) -> Result<(String,
         ServeError::bad_request("unknown_input", format!("there is no input of this name; there are {}", known()))
     })?;
     let datatype = string(object, "datatype")?;
-    let dtype = dtype(datatype).ok_or_else(|| {
+    let dtype = oip::dtype(datatype).ok_or_else(|| {
         wrong(format!(
             "datatype must be one of FP32, FP16, INT64, INT32, INT8, UINT8, BOOL; {name} takes {}",
-            tensor::datatype(declared.dtype)
+            oip::datatype(declared.dtype)
         ))
     })?;
     let sizes = |value: &Value| -> Option<Vec<usize>> {

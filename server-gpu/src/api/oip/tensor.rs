@@ -9,26 +9,7 @@ use serde_json::Value;
 
 use crate::engine::TensorSpec;
 use crate::error::ServeError;
-
-/// The protocol's name of a type.
-pub(crate) fn datatype(dtype: DType) -> &'static str {
-    match dtype {
-        DType::F32 => "FP32",
-        DType::F16 => "FP16",
-        DType::I64 => "INT64",
-        DType::I32 => "INT32",
-        DType::U8 => "UINT8",
-        DType::I8 => "INT8",
-        DType::Bool => "BOOL",
-    }
-}
-
-/// The type of the protocol's name.
-pub(crate) fn dtype(datatype: &str) -> Option<DType> {
-    [DType::F32, DType::F16, DType::I64, DType::I32, DType::U8, DType::I8, DType::Bool]
-        .into_iter()
-        .find(|dtype| self::datatype(*dtype) == datatype)
-}
+use crate::oip::datatype;
 
 /// Where the elements are.
 pub(super) enum Data<'r> {
