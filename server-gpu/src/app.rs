@@ -7,6 +7,7 @@ use std::time::Duration;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
+use crate::api::keys::{Keys, Pace};
 use crate::cache::EmbeddingCache;
 use crate::config::Config;
 use crate::error::{Reason, ServeError};
@@ -82,6 +83,10 @@ pub struct App {
     pub bodies: Budget,
     /// Decoded pixels that wait for a writer.
     pub pixels: Budget,
+    /// Who may ask.
+    pub keys: Keys,
+    /// How often.
+    pub pace: Pace,
     /// Renders metrics.
     pub prometheus: Option<PrometheusHandle>,
     life: Life,
@@ -102,6 +107,8 @@ impl App {
             pool: Pool::new(threads, schedule.max_queue),
             bodies: Budget::new(limits.max_total_body_bytes.max(limits.max_body_bytes as u64)),
             pixels: Budget::new(limits.max_pixels.saturating_mul(4)),
+            keys: Keys::new(&config.api_keys),
+            pace: Pace::new(limits.requests_per_second, limits.burst),
             prometheus,
             life: Life::default(),
             config,

@@ -17,6 +17,7 @@ pub mod metrics;
 mod oip;
 pub mod schedule;
 pub mod serve;
+pub mod telemetry;
 
 pub use app::App;
 pub use config::Config;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use lenslet_server::config::args::Args;
-use lenslet_server::{App, Config, Server};
+use lenslet_server::{App, Config, Server, telemetry};
 
 /// Bad usage or a setting that cannot work.
 const BAD_USAGE: u8 = 2;
@@ -17,6 +17,7 @@ fn main() -> ExitCode {
             return ExitCode::from(BAD_USAGE);
         }
     };
+    telemetry::log(&config);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -30,21 +31,73 @@ fn main() -> ExitCode {
     code
 }
 
+fn failed(error: &dyn std::fmt::Display) -> ExitCode {
+    eprintln!("lenslet-server: {error}");
+    ExitCode::FAILURE
+}
+
 async fn run(config: Config) -> ExitCode {
-    let server = match Server::bind(App::new(config, None)).await {
-        Ok(server) => server,
-        Err(error) => {
-            eprintln!("lenslet-server: {error}");
-            return ExitCode::FAILURE;
-        }
+    let mut told = match Told::new() {
+        Ok(told) => told,
+        Err(error) => return failed(&error),
     };
-    eprintln!("listening on http://{}", server.address());
-    if let Err(error) = server.load().await {
-        eprintln!("lenslet-server: {error}");
-        return ExitCode::FAILURE;
+    let server = match Server::bind(App::new(config, telemetry::count())).await {
+        Ok(server) => server,
+        Err(error) => return failed(&error),
+    };
+    tracing::info!(address = %server.address(), "listening");
+    let loaded = tokio::select! {
+        loaded = server.load() => loaded,
+        () = told.ending() => return ExitCode::SUCCESS,
+    };
+    if let Err(error) = loaded {
+        return failed(&error);
     }
-    eprintln!("ready");
-    let _ = tokio::signal::ctrl_c().await;
-    server.drain().await;
-    ExitCode::SUCCESS
+    tracing::info!("ready");
+    told.ending().await;
+    tracing::info!(under_way = server.app().under_way(), "draining");
+    tokio::select! {
+        finished = server.drain() => {
+            tracing::info!(finished, "ended");
+            if finished { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        // Who says it twice means it.
+        () = told.ending() => ExitCode::FAILURE,
+    }
+}
+
+/// The signals that tell a program to end.
+#[cfg(unix)]
+struct Told {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+#[cfg(unix)]
+impl Told {
+    fn new() -> std::io::Result<Told> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Told { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn ending(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+#[cfg(not(unix))]
+struct Told;
+
+#[cfg(not(unix))]
+impl Told {
+    fn new() -> std::io::Result<Told> {
+        Ok(Told)
+    }
+
+    async fn ending(&mut self) {
+        let _ = tokio::signal::ctrl_c().await;
+    }
 }

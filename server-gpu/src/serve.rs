@@ -1,18 +1,18 @@
 //! Connections: accepting them, bounding them, ending them.
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{ConnectInfo, Request};
-use axum::response::Response;
 use hyper::body::Incoming;
-use hyper::service::{Service, service_fn};
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
-use tokio::net::{TcpListener, TcpStream};
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 
 use crate::app::App;
@@ -20,7 +20,7 @@ use crate::config::Config;
 use crate::error::ServeError;
 use crate::{api, load};
 
-/// Why a server did not start, or ended by itself.
+/// Why a server did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The address cannot be listened on.
@@ -31,6 +31,9 @@ pub enum StartError {
         /// What the system says.
         source: std::io::Error,
     },
+    /// Certificate or key cannot be used.
+    #[error("tls: {0}")]
+    Tls(String),
     /// A model or engine.
     #[error("{0}")]
     Load(#[from] ServeError),
@@ -48,15 +51,19 @@ impl Server {
     /// Begins to listen; live at once, ready when [`Server::load`] is done.
     ///
     /// # Errors
-    /// [`StartError::Listen`].
+    /// [`StartError::Listen`] and [`StartError::Tls`].
     pub async fn bind(app: App) -> Result<Server, StartError> {
         let address = app.config.listen;
         let failed = |source| StartError::Listen { address, source };
+        let acceptor = Acceptor::new(&app.config)?;
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let app = Arc::new(app);
+        if let Some(prometheus) = app.prometheus.clone() {
+            tokio::spawn(keep_counts(prometheus, Arc::downgrade(&app)));
+        }
         let (stop, stopped) = watch::channel(false);
-        let accepting = tokio::spawn(accept(listener, app.clone(), stopped));
+        let accepting = tokio::spawn(accept(listener, acceptor, app.clone(), stopped));
         Ok(Server { address, app, accepting, stop })
     }
 
@@ -76,7 +83,7 @@ impl Server {
     /// # Errors
     /// [`StartError`].
     pub async fn start(config: Config) -> Result<Server, StartError> {
-        let server = Server::bind(App::new(config, None)).await?;
+        let server = Server::bind(App::new(config, crate::telemetry::count())).await?;
         server.load().await?;
         Ok(server)
     }
@@ -105,7 +112,15 @@ impl Server {
     }
 }
 
-async fn accept(listener: TcpListener, app: Arc<App>, mut stopped: watch::Receiver<bool>) {
+/// Moves what was recorded into its buckets: between two looks of Prometheus, and where nobody looks at all, it would gather.
+async fn keep_counts(prometheus: PrometheusHandle, app: std::sync::Weak<App>) {
+    while app.strong_count() > 0 {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        prometheus.run_upkeep();
+    }
+}
+
+async fn accept(listener: TcpListener, acceptor: Acceptor, app: Arc<App>, mut stopped: watch::Receiver<bool>) {
     let router = api::router(app.clone());
     let places = Arc::new(Semaphore::new(app.config.limits.max_connections));
     let patience = Duration::from_secs_f64(app.config.limits.read_timeout_s);
@@ -130,11 +145,11 @@ async fn accept(listener: TcpListener, app: Arc<App>, mut stopped: watch::Receiv
                 continue;
             }
         };
-        let connection = connection(stream, peer, router.clone(), patience);
-        let watched = graceful.watch(connection);
+        let _ = stream.set_nodelay(true);
+        let connection = Connection { peer, router: router.clone(), patience, watcher: graceful.watcher() };
+        let acceptor = acceptor.clone();
         tokio::spawn(async move {
-            // A client that breaks off is no event.
-            let _ = watched.await;
+            acceptor.serve(stream, connection).await;
             drop(place);
         });
     }
@@ -142,31 +157,79 @@ async fn accept(listener: TcpListener, app: Arc<App>, mut stopped: watch::Receiv
     graceful.shutdown().await;
 }
 
-/// A service that answers requests of hyper.
-trait Answering:
-    Service<Request<Incoming>, Response = Response, Error = Infallible, Future: Send + 'static> + Send + 'static
-{
+/// A connection and what answers on it.
+struct Connection {
+    peer: SocketAddr,
+    router: Router,
+    patience: Duration,
+    watcher: Watcher,
 }
 
-impl<S> Answering for S where
-    S: Service<Request<Incoming>, Response = Response, Error = Infallible, Future: Send + 'static> + Send + 'static
-{
+impl Connection {
+    async fn serve(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+        let Connection { peer, router, patience, watcher } = self;
+        let service = service_fn(move |request: Request<Incoming>| {
+            let (mut parts, body) = request.into_parts();
+            parts.extensions.insert(ConnectInfo(peer));
+            let request = Request::from_parts(parts, axum::body::Body::new(body));
+            let mut router = router.clone();
+            async move { tower_service::Service::call(&mut router, request).await }
+        });
+        let connection = hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            // A client that sends its head byte by byte is cut off.
+            .header_read_timeout(patience)
+            .serve_connection(TokioIo::new(stream), service);
+        // A client that breaks off is no event.
+        let _ = watcher.watch(connection).await;
+    }
 }
 
-type Connection<S> = hyper::server::conn::http1::Connection<TokioIo<TcpStream>, S>;
+/// Makes a connection of what was accepted: as it is, or after a TLS handshake.
+#[derive(Clone)]
+struct Acceptor {
+    #[cfg(feature = "tls")]
+    tls: Option<tokio_rustls::TlsAcceptor>,
+}
 
-fn connection(stream: TcpStream, peer: SocketAddr, router: Router, patience: Duration) -> Connection<impl Answering> {
-    let _ = stream.set_nodelay(true);
-    let service = service_fn(move |request: Request<Incoming>| {
-        let (mut parts, body) = request.into_parts();
-        parts.extensions.insert(ConnectInfo(peer));
-        let request = Request::from_parts(parts, axum::body::Body::new(body));
-        let mut router = router.clone();
-        async move { tower_service::Service::call(&mut router, request).await }
-    });
-    hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        // A client that sends its head byte by byte is cut off.
-        .header_read_timeout(patience)
-        .serve_connection(TokioIo::new(stream), service)
+#[cfg(not(feature = "tls"))]
+impl Acceptor {
+    fn new(_: &Config) -> Result<Acceptor, StartError> {
+        Ok(Acceptor {})
+    }
+
+    async fn serve(self, stream: tokio::net::TcpStream, connection: Connection) {
+        connection.serve(stream).await;
+    }
+}
+
+#[cfg(feature = "tls")]
+impl Acceptor {
+    fn new(config: &Config) -> Result<Acceptor, StartError> {
+        use rustls::pki_types::pem::PemObject as _;
+        use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+        let Some(files) = &config.tls else { return Ok(Acceptor { tls: None }) };
+        let wrong = |what: &dyn std::fmt::Display, path: &std::path::Path| {
+            StartError::Tls(format!("{}: {what}", path.display()))
+        };
+        let certificates: Result<Vec<_>, _> =
+            CertificateDer::pem_file_iter(&files.certificate).and_then(|all| all.collect());
+        let certificates = certificates.map_err(|e| wrong(&e, &files.certificate))?;
+        let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|e| wrong(&e, &files.key))?;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .and_then(|builder| builder.with_no_client_auth().with_single_cert(certificates, key))
+            .map_err(|e| wrong(&e, &files.certificate))?;
+        Ok(Acceptor { tls: Some(Arc::new(config).into()) })
+    }
+
+    async fn serve(self, stream: tokio::net::TcpStream, connection: Connection) {
+        let Some(tls) = self.tls else { return connection.serve(stream).await };
+        // A client that does not shake hands is cut off as one that sends no head.
+        if let Ok(Ok(stream)) = tokio::time::timeout(connection.patience, tls.accept(stream)).await {
+            connection.serve(stream).await;
+        }
+    }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use lexopt::prelude::*;
 
+use crate::bench::What;
 use crate::browser::Device;
 use crate::error::Error;
 use crate::suite::Page;
@@ -38,6 +39,9 @@ Tasks:
   bench decode
               Measure the tokens a second of SmolLM2 (LENSLET_SMOLLM2 names its folder), natively in turns with
               ONNX Runtime and in headless Chromium, on WASM, in turns with transformers.js (npm installs it)
+  bench server
+              Measure what batching gains the server on ONNX Runtime, and what three times its peak does to it
+                --soak SECONDS     and its memory over this time
                 --json             print one JSON object instead of lines
                 --filter TEXT      only rows whose name contains TEXT
                 --threads N        only this number of threads (may be repeated; default: 1 and 2)
@@ -164,14 +168,16 @@ fn bench(parser: &mut lexopt::Parser) -> Result<Task, lexopt::Error> {
             Long("filter") => options.filter = Some(parser.value()?.string()?),
             Long("threads") => threads.push(parser.value()?.parse::<std::num::NonZeroUsize>()?.get()),
             Long("rounds") => options.rounds = parser.value()?.parse::<std::num::NonZeroUsize>()?.get(),
+            Long("soak") => options.soak = parser.value()?.parse()?,
             Long("help") | Short('h') => return Ok(Task::Help),
             other => return Err(other.unexpected()),
         }
     }
-    options.decode = match what.as_deref() {
-        Some("cpu") => false,
-        Some("decode") => true,
-        _ => return Err("bench measures cpu or decode: `cargo xtask bench decode`".into()),
+    options.what = match what.as_deref() {
+        Some("cpu") => What::Cpu,
+        Some("decode") => What::Decode,
+        Some("server") => What::Server,
+        _ => return Err("bench measures cpu, decode or server: `cargo xtask bench decode`".into()),
     };
     if !threads.is_empty() {
         options.threads = threads;
@@ -222,8 +228,9 @@ mod tests {
         let Ok(Task::Bench(bench)) = parse_words("bench cpu --json --threads 4") else {
             panic!("bench does not parse");
         };
-        assert!(bench.json && bench.threads == [4] && !bench.decode);
-        assert!(matches!(parse_words("bench decode"), Ok(Task::Bench(bench)) if bench.decode));
+        assert!(bench.json && bench.threads == [4] && bench.what == What::Cpu);
+        assert!(matches!(parse_words("bench decode"), Ok(Task::Bench(bench)) if bench.what == What::Decode));
+        assert!(matches!(parse_words("bench server --soak 300"), Ok(Task::Bench(bench)) if bench.soak == 300));
     }
 
     #[test]

@@ -34,8 +34,8 @@ pub(super) async fn completions(
     body: Body,
 ) -> Result<Response, ServeError> {
     let models = app.models()?;
-    let read = body::read(&app, &headers, body).await?;
-    let object = body::json_object(&read.bytes)?;
+    let mut read = body::read(&app, &headers, body).await?;
+    let object = body::json_object(&app, &mut read.share, &read.bytes)?;
     let request = Request::parse(&object, app.config.limits.max_tokens)?;
     let model = models.get(&request.model)?;
     let writer = model.writer()?;

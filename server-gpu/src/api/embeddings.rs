@@ -29,11 +29,11 @@ pub(super) async fn embeddings(
     let limits = &app.config.limits;
     let bounds = Bounds { inputs: limits.max_inputs, text_bytes: limits.max_text_bytes };
     let models = app.models()?;
-    let read = body::read(&app, &head.headers, body).await?;
+    let mut read = body::read(&app, &head.headers, body).await?;
     let request = if body::is(&head.headers, "multipart/form-data") {
         multipart::parse(head, read.bytes, bounds).await?
     } else {
-        Request::parse(&body::json_object(&read.bytes)?, bounds)?
+        Request::parse(&body::json_object(&app, &mut read.share, &read.bytes)?, bounds)?
     };
     let model = models.get(&request.model)?;
     let whole = model.towers().map(|_| model.dimensions.unwrap_or(0))?;

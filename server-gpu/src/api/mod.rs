@@ -3,13 +3,17 @@
 mod answer;
 mod body;
 mod chat;
+mod cors;
 mod embeddings;
 mod gate;
 mod health;
 mod input;
+pub(crate) mod keys;
+mod metrics;
 mod models;
 mod multipart;
 mod oip;
+mod openapi;
 mod picture;
 
 use std::sync::Arc;
@@ -28,16 +32,22 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/chat/completions", post(chat::completions))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{model}", get(models::one))
+        .route("/metrics", get(metrics::render))
         .merge(oip::routes());
-    let probes =
-        Router::new().route("/v2/health/live", get(health::live)).route("/v2/health/ready", get(health::ready));
-    // The gate stands in front of all paths, those that do not exist too.
+    let open = Router::new()
+        .route("/v2/health/live", get(health::live))
+        .route("/v2/health/ready", get(health::ready))
+        .route("/openapi.json", get(openapi::document));
+    let cors = cors::layer(&app.config.cors_origins);
+    // The gate stands in front of all paths, those that do not exist too, except those that tell no secrets and that probes ask
+    // for while the server starts and ends.
     served
         .fallback(gate::no_such_path)
         .method_not_allowed_fallback(gate::no_such_method)
         // Bodies are read within bounds of this server's own.
         .layer(DefaultBodyLimit::disable())
         .layer(middleware::from_fn_with_state(app.clone(), gate::gate))
-        .merge(probes)
+        .merge(open)
+        .layer(cors)
         .with_state(app)
 }

@@ -106,7 +106,7 @@ impl Default for LimitsConfig {
             max_connections: 1024,
             max_requests: 512,
             max_tokens: 4096,
-            request_timeout_s: 60.0,
+            request_timeout_s: 120.0,
             read_timeout_s: 15.0,
             requests_per_second: 0.0,
             burst: 20,

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 
 use ::lenslet::error::{KernelError, RunError};
+use ::lenslet::gpu::Gpu;
 use ::lenslet::graph::{Dim, Op};
 use ::lenslet::onnx::ImportOptions;
 use ::lenslet::tasks::writing::{Answerer, Captioner, TextGenerator, TextStream, WritingError};
@@ -28,6 +29,7 @@ struct Inner {
     writer: Option<Writer>,
     specs: Specs,
     device: &'static str,
+    gpu: Option<Gpu>,
 }
 
 enum Writer {
@@ -48,7 +50,8 @@ impl LensletEngine {
         options: &SessionOptions,
     ) -> Result<LensletEngine, ServeError> {
         let device = if options.gpu.is_some() { "gpu" } else { "cpu" };
-        let mut inner = Inner { towers: vec![], writer: None, specs: Specs::default(), device };
+        let mut inner =
+            Inner { towers: vec![], writer: None, specs: Specs::default(), device, gpu: options.gpu.clone() };
         let failed = |e: lenslet_models::writing::WriterError| ServeError::internal(e.kind(), e.to_string());
         let writer = match form {
             Form::Towers => None,
@@ -147,6 +150,10 @@ impl Engine for LensletEngine {
 
     fn specs(&self) -> &Specs {
         &self.inner.specs
+    }
+
+    fn device_bytes(&self) -> Option<u64> {
+        self.inner.gpu.as_ref().map(|gpu| gpu.memory().allocated)
     }
 
     fn run(&self, call: TowerCall) -> Task<'_, Result<Vec<Tensor>, ServeError>> {

@@ -178,6 +178,11 @@ pub trait Engine: Send + Sync + 'static {
     /// What the model does.
     fn specs(&self) -> &Specs;
 
+    /// Bytes of device memory that are held, where the device is not the host.
+    fn device_bytes(&self) -> Option<u64> {
+        None
+    }
+
     /// Runs every tower once at these sizes, so that what is made at the first call (plans, packed weights, pipelines, device
     /// memory) is there when users come.
     fn warm_up(&self, sizes: WarmUp) -> Task<'_, Result<(), ServeError>> {

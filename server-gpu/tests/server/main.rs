@@ -1,12 +1,16 @@
 //! The server as clients see it: over connections to free ports.
 
 mod chat;
+mod clients;
 mod embeddings;
 mod health;
+mod hostile;
 mod http;
 mod oip;
+mod operate;
 mod ort;
 mod python;
 mod remote;
+mod restarts;
 mod schedule;
 mod setup;

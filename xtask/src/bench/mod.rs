@@ -1,10 +1,11 @@
-//! `cargo xtask bench`: Lenslet beside ONNX Runtime or transformers.js on one machine, in one run.
+//! `cargo xtask bench`: Lenslet beside ONNX Runtime or transformers.js, and its server beside itself, on one machine, in one run.
 //!
 //! Machines of one class differ by half and a busy one by more, so a figure says something only beside another that was taken
 //! at the same time: the two take turns, each in a process of its own, and a row has the median over the turns of each.
 
 mod decode;
 mod models;
+mod server;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -18,17 +19,30 @@ use crate::workspace::Workspace;
 /// The options of `cargo xtask bench`.
 #[derive(Debug)]
 pub(crate) struct Options {
-    /// Tokens of a language model instead of graphs.
-    pub(crate) decode: bool,
+    /// What is measured.
+    pub(crate) what: What,
     pub(crate) json: bool,
     pub(crate) filter: Option<String>,
     pub(crate) rounds: usize,
     pub(crate) threads: Vec<usize>,
+    /// Seconds of the server's soak; 0 leaves it out.
+    pub(crate) soak: usize,
+}
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum What {
+    /// Graphs of CLIP on the CPU.
+    Cpu,
+    /// Tokens of a language model.
+    Decode,
+    /// The server under load.
+    Server,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { decode: false, json: false, filter: None, rounds: 3, threads: vec![1, 2] }
+        Self { what: What::Cpu, json: false, filter: None, rounds: 3, threads: vec![1, 2], soak: 0 }
     }
 }
 
@@ -65,10 +79,14 @@ const PEER: &str = "onnxruntime";
 pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<(), Error> {
     // Minutes of measuring are not lost when somebody stops the rest.
     let tell = |line: String| if options.json { eprintln!("{line}") } else { println!("{line}") };
-    let rows = if options.decode {
-        decode::rows(workspace, options, |row| tell(decode::line(row)))?
-    } else {
-        graph_rows(workspace, options, |row| tell(line(row)))?
+    let rows = match options.what {
+        What::Decode => decode::rows(workspace, options, |row| tell(decode::line(row)))?,
+        What::Cpu => graph_rows(workspace, options, |row| tell(line(row)))?,
+        What::Server => {
+            let rows = server::rows(workspace, options)?;
+            rows.iter().for_each(|row| tell(server::line(row)));
+            rows
+        }
     };
     if options.json {
         println!("{:#}", json!({ "rows": rows }));

@@ -32,14 +32,14 @@ pub(super) async fn infer(
     let read = body::read(&app, &headers, body).await?;
     target.model.scheduler.admit()?;
     let context = Context::current();
-    let (spec, bytes) = (target.spec.clone(), read.bytes.clone());
+    let (spec, held, mut read) = (target.spec.clone(), app.clone(), read);
     let parse = move || {
-        let (json, binary) = request::split(&headers, &bytes)?;
-        Request::parse(json, binary, &spec, context)
+        let (json, binary) = request::split(&headers, &read.bytes)?;
+        let object = body::json_object(&held, &mut read.share, json)?;
+        Request::parse(&object, binary, &spec, context)
     };
     // Numbers in JSON take longer to read than most towers to run.
     let request = app.pool.run(parse).await?;
-    drop(read);
     let job = TowerJob {
         engine: target.model.engine.clone(),
         tower: target.at,

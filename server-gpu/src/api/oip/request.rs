@@ -7,7 +7,7 @@ use lenslet::tensor::Tensor;
 use serde_json::{Map, Value};
 
 use super::tensor::{self, Data, Scaling};
-use crate::api::body::{json_object, optional, string};
+use crate::api::body::{optional, string};
 use crate::context::{Context, Priority};
 use crate::engine::TowerSpec;
 use crate::error::{Reason, ServeError};
@@ -48,14 +48,13 @@ pub(super) fn split<'b>(headers: &HeaderMap, bytes: &'b [u8]) -> Result<(&'b [u8
 impl Request {
     /// Reads a request for a tower. `context` is what the request's headers say.
     pub(super) fn parse(
-        json: &[u8],
+        object: &Map<String, Value>,
         mut binary: &[u8],
         spec: &TowerSpec,
         context: Context,
     ) -> Result<Request, ServeError> {
-        let object = json_object(json)?;
-        let parameters = parameters(&object)?;
-        let list = optional(&object, "inputs", "a list of tensors", Value::as_array)?;
+        let parameters = parameters(object)?;
+        let list = optional(object, "inputs", "a list of tensors", Value::as_array)?;
         let list = list.ok_or_else(|| ServeError::bad_request("missing_field", "inputs is missing").at("inputs"))?;
         let mut inputs: Vec<(String, Tensor)> = Vec::with_capacity(list.len().min(spec.inputs.len()));
         for (index, value) in list.iter().enumerate() {
@@ -76,9 +75,9 @@ impl Request {
             return Err(ServeError::bad_request("missing_input", what).at("inputs"));
         }
         Ok(Request {
-            id: optional(&object, "id", "a string", Value::as_str)?.map(str::to_owned),
+            id: optional(object, "id", "a string", Value::as_str)?.map(str::to_owned),
             inputs,
-            outputs: outputs(&object, parameters, spec)?,
+            outputs: outputs(object, parameters, spec)?,
             context: urgency(parameters, context)?,
         })
     }

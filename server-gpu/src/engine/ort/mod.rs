@@ -90,7 +90,7 @@ fn quantizes_while_running(path: &Path) -> std::io::Result<bool> {
             return Ok(false);
         }
         let there = &buffer[..kept + read];
-        if there.windows(LONGEST).any(|window| OPERATORS.iter().any(|operator| window == *operator)) {
+        if there.windows(LONGEST).any(|window| OPERATORS.contains(&window)) {
             return Ok(true);
         }
         // A name may lie across two pieces.
