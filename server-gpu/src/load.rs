@@ -56,7 +56,7 @@ fn wants_ort(config: &Config) -> bool {
 /// The engine of a model.
 fn kind(config: &Config, form: Form) -> EngineKind {
     match config.engine {
-        EngineKind::Auto if cfg!(feature = "ort") && wants_ort(config) && form == Form::Towers => EngineKind::Ort,
+        EngineKind::Auto if cfg!(feature = "ort") && wants_ort(config) && form != Form::Answerer => EngineKind::Ort,
         EngineKind::Auto => EngineKind::Lenslet,
         asked => asked,
     }

@@ -48,25 +48,29 @@ fn answers(media: &str, schema: Value, error: &str) -> Value {
     })
 }
 
-fn get(summary: &str, schema: &str, error: &str, parameters: &[&str]) -> Value {
-    let parameter =
-        |name: &&str| json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } });
+/// The name in a path, if there is one: of a model or of a tower.
+fn named(schema: Option<&str>) -> Vec<Value> {
+    let one = |schema: &str| json!({ "name": "model", "in": "path", "required": true, "schema": reference(schema) });
+    schema.map(one).into_iter().collect()
+}
+
+fn get(summary: &str, schema: &str, error: &str, name: Option<&str>) -> Value {
     json!({
         "summary": summary,
-        "parameters": parameters.iter().map(parameter).collect::<Vec<_>>(),
+        "parameters": named(name),
         "responses": answers("application/json", reference(schema), error),
     })
 }
 
-fn post(summary: &str, request: &Value, responses: &Value, parameters: &[&str]) -> Value {
-    let header = |name: &str, schema: Value| json!({ "name": name, "in": "header", "schema": schema });
-    let path = |name: &&str| json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } });
-    let mut all: Vec<Value> = parameters.iter().map(path).collect();
-    all.push(header(super::gate::PRIORITY, json!({ "enum": ["high", "normal", "low"] })));
-    all.push(header(super::gate::TIMEOUT, json!({ "type": "integer", "minimum": 1 })));
+fn post(summary: &str, request: &Value, responses: &Value, name: Option<&str>) -> Value {
+    let mut parameters = named(name);
+    let priorities = json!({ "enum": ["high", "normal", "low"] });
+    parameters.push(json!({ "name": super::gate::PRIORITY, "in": "header", "schema": priorities }));
+    let timeout = super::gate::TIMEOUT;
     json!({
         "summary": summary,
-        "parameters": all,
+        "description": format!("The header `{timeout}` says after how many milliseconds the answer is of no use; it is 504 then."),
+        "parameters": parameters,
         "requestBody": { "required": true, "content": request },
         "responses": responses,
     })
@@ -89,27 +93,33 @@ fn operations() -> Vec<(&'static str, &'static str, Value)> {
         json!({ "schema": { "type": "string", "format": "binary" } });
     let embedded = answers("application/json", reference("Embeddings"), "Error");
     let text = answers("text/plain", json!({ "type": "string" }), "Error");
-    let model = ["model"];
+    let (model, tower) = (Some("ModelName"), Some("TowerName"));
     vec![
-        ("/v1/embeddings", "post", post("Vectors of texts and pictures", &embeddings, &embedded, &[])),
-        ("/v1/chat/completions", "post", post("The answer to a conversation", &body("ChatRequest"), &chat, &[])),
-        ("/v1/models", "get", get("All models", "ModelList", "Error", &[])),
-        ("/v1/models/{model}", "get", get("One model", "Model", "Error", &model)),
-        ("/v2", "get", get("The server", "Any", "OipError", &[])),
-        ("/v2/health/live", "get", get("Whether the process lives", "Any", "Any", &[])),
-        ("/v2/health/ready", "get", get("Whether requests are taken", "Any", "Any", &[])),
-        ("/v2/models/{model}", "get", get("Inputs and outputs of a tower", "Any", "OipError", &model)),
-        ("/v2/models/{model}/ready", "get", get("Whether a tower is there", "Any", "OipError", &model)),
-        ("/v2/models/{model}/infer", "post", post("Runs a tower", &infer, &inferred, &model)),
+        ("/v1/embeddings", "post", post("Vectors of texts and pictures", &embeddings, &embedded, None)),
+        ("/v1/chat/completions", "post", post("The answer to a conversation", &body("ChatRequest"), &chat, None)),
+        ("/v1/models", "get", get("All models", "ModelList", "Error", None)),
+        ("/v1/models/{model}", "get", get("One model", "Model", "Error", model)),
+        ("/v2", "get", get("The server", "Any", "OipError", None)),
+        ("/v2/health/live", "get", get("Whether the process lives", "Any", "Any", None)),
+        ("/v2/health/ready", "get", get("Whether requests are taken", "Any", "Any", None)),
+        ("/v2/models/{model}", "get", get("Inputs and outputs of a tower", "Any", "OipError", tower)),
+        ("/v2/models/{model}/ready", "get", get("Whether a tower is there", "Any", "OipError", tower)),
+        ("/v2/models/{model}/infer", "post", post("Runs a tower", &infer, &inferred, tower)),
         ("/metrics", "get", json!({ "summary": "What is counted, for Prometheus", "responses": text })),
-        ("/openapi.json", "get", get("This document", "Any", "Error", &[])),
+        ("/openapi.json", "get", get("This document", "Any", "Error", None)),
     ]
 }
 
 fn schemas(app: &App) -> Value {
     let limits = &app.config.limits;
-    let names: Vec<&str> = app.models.get().iter().flat_map(|m| m.all()).map(|model| model.name.as_str()).collect();
-    let model = if names.is_empty() { json!({ "type": "string" }) } else { json!({ "type": "string", "enum": names }) };
+    let name = |names: Vec<String>| match names.is_empty() {
+        true => json!({ "type": "string" }),
+        false => json!({ "type": "string", "enum": names }),
+    };
+    let loaded = app.models.get();
+    let towers = name(loaded.map(super::oip::names).unwrap_or_default());
+    let models = name(loaded.iter().flat_map(|m| m.all()).map(|model| model.name.clone()).collect());
+    let model = reference("ModelName");
     let object = |properties: Value, required: &[&str]| json!({ "type": "object", "properties": properties, "required": required });
     let text = json!({ "type": "string", "maxLength": limits.max_text_bytes });
     let url = json!({ "type": "string", "description": "a data URL: nothing is fetched", "pattern": "^data:" });
@@ -147,6 +157,8 @@ fn schemas(app: &App) -> Value {
     );
     json!({
         "Any": { "type": "object" },
+        "ModelName": models,
+        "TowerName": towers,
         "Error": object(json!({ "error": error }), &["error"]),
         "OipError": object(json!({ "error": { "type": "string" }, "code": { "type": "string" } }), &["error"]),
         "Model": object(json!({ "id": { "type": "string" }, "object": { "const": "model" } }), &["id", "object"]),

@@ -14,7 +14,7 @@ use ::lenslet::tensor::Tensor;
 use ::lenslet::{Session, SessionOptions, TensorInfo};
 use lenslet_models::folder::{GraphFiles, ModelFolder, Precision};
 
-use super::{Engine, Slot, Specs, Step, Task, TensorSpec, TowerCall, TowerSpec, WriterKind, computing};
+use super::{Engine, Slot, Specs, Step, Task, TensorSpec, TowerCall, TowerSpec, WriterKind, computing, ended};
 use crate::chat::ChatPrompt;
 use crate::error::ServeError;
 use crate::hosted::Form;
@@ -127,7 +127,7 @@ fn run_error(error: RunError) -> ServeError {
 }
 
 /// What is wrong with a text.
-fn writing_error(error: WritingError) -> ServeError {
+pub(crate) fn writing_error(error: WritingError) -> ServeError {
     let (kind, message) = (error.kind(), error.to_string());
     match error {
         WritingError::Encoder(error) => run_error(error),
@@ -191,37 +191,8 @@ impl Engine for LensletEngine {
     }
 
     fn decode_step<'a>(&'a self, slots: &'a mut [Slot]) -> Task<'a, Vec<Option<Result<Step, ServeError>>>> {
-        // Texts move to the thread that computes and back; a text that is lost there is an error in its slot.
-        let taken: Vec<Option<Writing>> =
-            slots.iter_mut().map(|slot| slot.0.downcast_mut::<Option<Writing>>().and_then(Option::take)).collect();
-        Box::pin(async move {
-            let stepped = computing(move || {
-                let step = |text: Option<Writing>| {
-                    let mut text = text?;
-                    let step = text.advance().unwrap_or_else(|| Err(ended()));
-                    Some((text, step))
-                };
-                taken.into_iter().map(step).collect::<Vec<_>>()
-            })
-            .await;
-            let stepped = match stepped {
-                Ok(stepped) => stepped,
-                Err(error) => return slots.iter().map(|_| Some(Err(error.clone()))).collect(),
-            };
-            let put_back = |(slot, stepped): (&mut Slot, Option<(Writing, _)>)| {
-                let Some((text, step)) = stepped else { return Some(Err(ended())) };
-                if let Some(place) = slot.0.downcast_mut::<Option<Writing>>() {
-                    *place = Some(text);
-                }
-                Some(step)
-            };
-            slots.iter_mut().zip(stepped).map(put_back).collect()
-        })
+        Box::pin(super::step_elsewhere(slots, |text: &mut Writing| text.advance().unwrap_or_else(|| Err(ended()))))
     }
-}
-
-fn ended() -> ServeError {
-    ServeError::internal("text_ended", "this text has ended")
 }
 
 /// A text and the model that it borrows from: a future that leaves a step on the table each time it is polled on.

@@ -213,3 +213,38 @@ pub(crate) async fn computing<T: Send + 'static>(work: impl FnOnce() -> T + Send
         .await
         .map_err(|_| ServeError::internal("engine_panic", "the engine failed in an unforeseen way"))
 }
+
+/// A text is asked for a step behind its last one.
+pub(crate) fn ended() -> ServeError {
+    ServeError::internal("text_ended", "this text has ended")
+}
+
+/// Leads the texts in slots (each an `Option<T>`) one step on, on a thread that may be blocked. Texts move there and back; one that
+/// is lost there is an error in its slot.
+pub(crate) async fn step_elsewhere<T: Send + 'static>(
+    slots: &mut [Slot],
+    step: impl Fn(&mut T) -> Result<Step, ServeError> + Send + 'static,
+) -> Vec<Option<Result<Step, ServeError>>> {
+    let taken: Vec<Option<T>> =
+        slots.iter_mut().map(|slot| slot.0.downcast_mut::<Option<T>>().and_then(Option::take)).collect();
+    let work = move || {
+        let one = |text: Option<T>| {
+            let mut text = text?;
+            let step = step(&mut text);
+            Some((text, step))
+        };
+        taken.into_iter().map(one).collect::<Vec<_>>()
+    };
+    let stepped = match computing(work).await {
+        Ok(stepped) => stepped,
+        Err(error) => return slots.iter().map(|_| Some(Err(error.clone()))).collect(),
+    };
+    let put_back = |(slot, stepped): (&mut Slot, Option<(T, _)>)| {
+        let Some((text, step)) = stepped else { return Some(Err(ended())) };
+        if let Some(place) = slot.0.downcast_mut::<Option<T>>() {
+            *place = Some(text);
+        }
+        Some(step)
+    };
+    slots.iter_mut().zip(stepped).map(put_back).collect()
+}

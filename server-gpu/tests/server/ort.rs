@@ -9,6 +9,7 @@ use lenslet_server::Server;
 use lenslet_server::config::EngineKind;
 use serde_json::json;
 
+use crate::chat::caption_request;
 use crate::embeddings::vectors;
 use crate::http::{get, post};
 use crate::python::onnxruntime;
@@ -19,7 +20,7 @@ pub(crate) fn ort() -> Option<SocketAddr> {
     static SERVER: OnceLock<Option<Server>> = OnceLock::new();
     let library = onnxruntime()?;
     let begin = move || {
-        let mut config = config(&["emoji-clip", "photo-search"]);
+        let mut config = config(&["emoji-clip", "photo-search", "emoji-captioner"]);
         config.engine = EngineKind::Ort;
         config.ort.library = Some(library);
         block_on(start(config))
@@ -67,6 +68,30 @@ fn both_engines_describe_a_tower_alike_and_refuse_the_same() {
             let answer = post(ort, "/v2/models/emoji-clip.text/infer", &body).await;
             assert_eq!(answer.status, status, "{:?}", answer.body);
         }
+    });
+}
+
+#[test]
+fn both_engines_write_the_same_tokens() {
+    let Some(ort) = ort() else { return };
+    let path = "/v1/chat/completions";
+    block_on(async {
+        assert_eq!(get(ort, "/v1/models/emoji-captioner").await.json()["lenslet"]["engine"], "ort");
+        for name in ["1F34E", "1F436", "1F431", "1F680", "2615", "1F697"] {
+            let file = picture(&format!("emoji/{name}.png"));
+            for more in [json!({}), json!({"max_tokens": 2}), json!({"temperature": 0.7, "seed": 5})] {
+                let body = caption_request(&file, &more);
+                let (a, b) = (post(ort, path, &body).await, post(shared(), path, &body).await);
+                assert_eq!(a.status, StatusCode::OK, "{:?}", a.body);
+                let (a, b) = (a.json(), b.json());
+                for part in ["choices", "usage"] {
+                    assert_eq!(a[part], b[part], "{name} {more}");
+                }
+                assert_eq!(a["lenslet"]["tokens"], b["lenslet"]["tokens"], "{name} {more}");
+            }
+        }
+        let words = json!({"model": "emoji-captioner", "messages": [{"role": "user", "content": "hi"}]});
+        assert_eq!(post(ort, path, &words).await.code(), "picture_missing");
     });
 }
 

@@ -79,7 +79,7 @@ fn find<'m>(models: &'m Models, name: &str) -> Result<Target<'m>, ServeError> {
 }
 
 /// The protocol's names of all towers.
-fn names(models: &Models) -> Vec<String> {
+pub(super) fn names(models: &Models) -> Vec<String> {
     let towers = |model: &Arc<Hosted>| {
         let name = model.name.clone();
         let towers = model.engine.specs().towers.iter().map(move |tower| format!("{name}.{}", tower.name));

@@ -2,6 +2,7 @@
 
 mod library;
 mod tensor;
+mod writer;
 
 use std::fs::File;
 use std::io::Read;
@@ -20,6 +21,7 @@ use crate::error::ServeError;
 use crate::hosted::Form;
 
 pub use library::load as load_library;
+use writer::{OrtWriter, Text};
 
 /// A model in ONNX Runtime.
 pub struct OrtEngine {
@@ -29,6 +31,7 @@ pub struct OrtEngine {
 struct Inner {
     /// A session serves one run at a time.
     towers: Vec<Mutex<Session>>,
+    writer: Option<OrtWriter>,
     specs: Specs,
     device: &'static str,
 }
@@ -49,9 +52,12 @@ impl OrtEngine {
             Device::Tensorrt => "tensorrt",
             _ => "cpu",
         };
-        let mut inner = Inner { towers: vec![], specs: Specs::default(), device };
+        let mut inner = Inner { towers: vec![], writer: None, specs: Specs::default(), device };
         if form != Form::Towers {
-            return Err(unsupported(folder));
+            let writer = OrtWriter::load(folder, form, precision, config)?;
+            inner.specs.writer = Some(writer.kind);
+            inner.writer = Some(writer);
+            return Ok(OrtEngine { inner: Arc::new(inner) });
         }
         let files = folder.graphs(precision).map_err(|e| ServeError::internal(e.kind(), e.to_string()))?;
         for (name, path) in tower_files(&files) {
@@ -61,11 +67,6 @@ impl OrtEngine {
         }
         Ok(OrtEngine { inner: Arc::new(inner) })
     }
-}
-
-fn unsupported(folder: &ModelFolder) -> ServeError {
-    let what = format!("the ort engine does not write text yet; serve {} with --engine lenslet", folder.name());
-    ServeError::internal("ort_form", what)
 }
 
 fn spec(name: &str, path: &Path, session: &Session) -> Result<TowerSpec, ServeError> {
@@ -117,6 +118,11 @@ fn run_error(error: &ort::Error) -> ServeError {
 }
 
 impl Inner {
+    fn writer(&self) -> Result<&OrtWriter, ServeError> {
+        let absent = || ServeError::bad_request("model_task", "this model does not write text");
+        self.writer.as_ref().ok_or_else(absent)
+    }
+
     fn run(&self, call: &TowerCall) -> Result<Vec<Tensor>, ServeError> {
         let session = self.towers.get(call.tower);
         let session = session.ok_or_else(|| ServeError::internal("tower_absent", "the model has no such tower"))?;
@@ -154,13 +160,17 @@ impl Engine for OrtEngine {
         Box::pin(async move { computing(move || inner.run(&call)).await? })
     }
 
-    fn begin(&self, _: Arc<ChatPrompt>) -> Task<'_, Result<Slot, ServeError>> {
-        Box::pin(async { Err(ServeError::bad_request("model_task", "this model does not write text")) })
+    fn begin(&self, prompt: Arc<ChatPrompt>) -> Task<'_, Result<Slot, ServeError>> {
+        let inner = self.inner.clone();
+        Box::pin(async move {
+            let text = computing(move || inner.writer()?.begin(&prompt)).await??;
+            Ok(Slot(Box::new(Some(text))))
+        })
     }
 
     fn decode_step<'a>(&'a self, slots: &'a mut [Slot]) -> Task<'a, Vec<Option<Result<Step, ServeError>>>> {
-        let error = ServeError::internal("model_task", "this model does not write text");
-        Box::pin(async move { slots.iter().map(|_| Some(Err(error.clone()))).collect() })
+        let inner = self.inner.clone();
+        Box::pin(async move { super::step_elsewhere(slots, move |text: &mut Text| inner.writer()?.step(text)).await })
     }
 }
 

@@ -218,7 +218,8 @@ mod tests {
 
     fn names(filter: &str, threads: &[usize]) -> Vec<(&'static str, usize)> {
         let filter = Some(filter.to_owned());
-        let options = Options { decode: true, filter, threads: threads.to_vec(), ..Options::default() };
+        let options =
+            Options { what: crate::bench::What::Decode, filter, threads: threads.to_vec(), ..Options::default() };
         chosen(&options).map_or_else(|_| Vec::new(), |rows| rows.iter().map(|(case, n)| (case.name, *n)).collect())
     }
 
