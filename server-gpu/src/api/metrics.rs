@@ -3,15 +3,17 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::header;
+use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 
 use crate::app::App;
 use crate::error::{Reason, ServeError};
 use crate::metrics;
 
-/// Everything that is counted, as Prometheus reads it.
-pub(super) async fn render(State(app): State<Arc<App>>) -> Result<Response, ServeError> {
+/// Everything that is counted, as Prometheus reads it. It wants a key where others do, but stands beside the gate: an overload
+/// is what somebody wants to look at.
+pub(super) async fn render(State(app): State<Arc<App>>, headers: HeaderMap) -> Result<Response, ServeError> {
+    app.keys.check(&headers)?;
     let Some(prometheus) = &app.prometheus else {
         return Err(ServeError::new(Reason::NotFound, "metrics_off", "this server counts nothing"));
     };

@@ -32,15 +32,15 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/chat/completions", post(chat::completions))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{model}", get(models::one))
-        .route("/metrics", get(metrics::render))
         .merge(oip::routes());
     let open = Router::new()
         .route("/v2/health/live", get(health::live))
         .route("/v2/health/ready", get(health::ready))
-        .route("/openapi.json", get(openapi::document));
+        .route("/openapi.json", get(openapi::document))
+        .route("/metrics", get(metrics::render));
     let cors = cors::layer(&app.config.cors_origins);
-    // The gate stands in front of all paths, those that do not exist too, except those that tell no secrets and that probes ask
-    // for while the server starts and ends.
+    // The gate stands in front of all paths, those that do not exist too, except those that are asked for while the
+    // server starts and ends and when it has too much to do.
     served
         .fallback(gate::no_such_path)
         .method_not_allowed_fallback(gate::no_such_method)

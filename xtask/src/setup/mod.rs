@@ -8,6 +8,7 @@ mod apt;
 mod chromium;
 mod lavapipe;
 mod node;
+mod python;
 pub(crate) mod wasm;
 
 pub(crate) use lavapipe::icd as lavapipe_icd;
@@ -28,6 +29,8 @@ pub(crate) enum Component {
     Chromium,
     /// A Vulkan device for GPU tests on a machine that has none.
     Lavapipe,
+    /// Python with virtual environments, for clients that others wrote.
+    Python,
 }
 
 /// How a component was found.
@@ -42,7 +45,8 @@ pub(crate) enum State {
 }
 
 impl Component {
-    pub(crate) const ALL: &[Self] = &[Self::Wasm, Self::Node, Self::NodePackages, Self::Chromium, Self::Lavapipe];
+    pub(crate) const ALL: &[Self] =
+        &[Self::Wasm, Self::Node, Self::NodePackages, Self::Chromium, Self::Lavapipe, Self::Python];
 
     fn name(self) -> &'static str {
         match self {
@@ -51,6 +55,7 @@ impl Component {
             Self::NodePackages => "npm packages",
             Self::Chromium => "chromium",
             Self::Lavapipe => "lavapipe",
+            Self::Python => "python",
         }
     }
 
@@ -61,6 +66,7 @@ impl Component {
             Self::NodePackages => node::ensure_packages(workspace),
             Self::Chromium => chromium::ensure(),
             Self::Lavapipe => lavapipe::ensure(),
+            Self::Python => python::ensure(),
         }
     }
 }
