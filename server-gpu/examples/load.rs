@@ -34,6 +34,9 @@ struct Args {
     /// Model whose image tower is asked
     #[arg(long, default_value = "emoji-clip")]
     model: String,
+    /// Folder of a model whose text tower, in fp32, is asked for short texts
+    #[arg(long)]
+    text_model: Option<PathBuf>,
     /// Seconds of each turn
     #[arg(long, default_value_t = 6.0)]
     seconds: f64,
@@ -54,6 +57,12 @@ struct Args {
     json: bool,
 }
 
+/// Tokens of a text.
+const TOKENS: usize = 8;
+
+/// What the model of texts is called.
+const TEXTS: &str = "texts";
+
 /// A server of its own process.
 struct Started {
     child: Child,
@@ -68,10 +77,15 @@ impl Drop for Started {
 }
 
 impl Started {
-    fn new(args: &Args, max_batch: usize) -> Outcome<Started> {
+    /// `batched` or one run at a time.
+    fn new(args: &Args, model: &str, batched: bool) -> Outcome<Started> {
         let mut command = Command::new(&args.server);
-        command.args(["--model", &args.model, "--listen", "127.0.0.1:0", "--device", "cpu", "--cache-bytes", "0"]);
-        command.args(["--max-batch-images", &max_batch.to_string(), "--max-queue", "64"]);
+        command.args(["--model", model, "--listen", "127.0.0.1:0", "--device", "cpu", "--cache-bytes", "0"]);
+        command.args(["--max-queue", "64"]);
+        if !batched {
+            // A batch of texts may cost as much as one of them does.
+            command.args(["--max-batch-images", "1", "--max-batch-tokens", &TOKENS.to_string()]);
+        }
         match &args.ort_library {
             Some(library) => command.args(["--engine", "ort", "--ort-library"]).arg(library),
             None => command.args(["--engine", "lenslet"]),
@@ -138,29 +152,39 @@ impl Tally {
 }
 
 impl Sender {
-    /// A picture of noise for the tower `image` of a model, in bytes: a quarter of what floats take.
-    async fn new(address: SocketAddr, model: &str) -> Outcome<Sender> {
+    /// Noise for a tower: bytes for pictures, which is a quarter of what floats take, and ids for texts.
+    async fn new(address: SocketAddr, tower: &str) -> Outcome<Sender> {
         let client = Client::builder(TokioExecutor::new()).build_http();
-        let base = format!("http://{address}/v2/models/{model}.image");
+        let base = format!("http://{address}/v2/models/{tower}");
         let mut sender = Sender { client, url: base, head: 0, body: Bytes::new() };
         let metadata: Value = serde_json::from_slice(&sender.get(&sender.url).await?)?;
-        let input = &metadata["inputs"][0];
-        let sizes = input["shape"].as_array().ok_or("no shape")?;
-        // Towers that take any size are asked in the size of theirs.
-        let side = if model == "photo-search" { 224 } else { 112 };
-        let shape: Vec<u64> = sizes.iter().zip([1, 3, side, side]).map(|(n, own)| n.as_u64().unwrap_or(own)).collect();
-        let count: u64 = shape.iter().product();
-        let noise: Vec<u8> = (0..count).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
-        let head = json!({
-            "inputs": [{
-                "name": input["name"], "datatype": "UINT8", "shape": shape,
-                "parameters": { "binary_data_size": noise.len(), "scale": 1.0 / 64.0, "zero_point": 128 },
-            }],
-            "parameters": { "binary_data_output": true },
-        });
-        let head = head.to_string().into_bytes();
+        let (mut inputs, mut binary) = (vec![], vec![]);
+        for input in metadata["inputs"].as_array().ok_or("no inputs")? {
+            let noise = |i: u64| i.wrapping_mul(2_654_435_761) >> 13;
+            let sizes = input["shape"].as_array().ok_or("no shape")?;
+            let picture = sizes.len() == 4;
+            // Towers that take any size are asked in the size of theirs.
+            let own = if picture { [1, 3, 112, 112] } else { [1, TOKENS as u64, 0, 0] };
+            let shape: Vec<u64> = sizes.iter().zip(own).map(|(n, own)| n.as_u64().unwrap_or(own)).collect();
+            let count: u64 = shape.iter().product();
+            let (datatype, bytes): (_, Vec<u8>) = match picture {
+                true => ("UINT8", (0..count).map(|i| noise(i) as u8).collect()),
+                false if input["name"] == "attention_mask" => {
+                    ("INT64", (0..count).flat_map(|_| 1i64.to_le_bytes()).collect())
+                }
+                false => ("INT64", (0..count).flat_map(|i| ((noise(i) % 1000) as i64).to_le_bytes()).collect()),
+            };
+            let mut parameters = json!({ "binary_data_size": bytes.len() });
+            if picture {
+                (parameters["scale"], parameters["zero_point"]) = ((1.0 / 64.0).into(), 128.into());
+            }
+            inputs
+                .push(json!({ "name": input["name"], "datatype": datatype, "shape": shape, "parameters": parameters }));
+            binary.extend(bytes);
+        }
+        let head = json!({ "inputs": inputs, "parameters": { "binary_data_output": true } }).to_string().into_bytes();
         sender.head = head.len();
-        sender.body = [head, noise].concat().into();
+        sender.body = [head, binary].concat().into();
         sender.url.push_str("/infer");
         Ok(sender)
     }
@@ -257,9 +281,9 @@ async fn memory(sender: &Sender, address: SocketAddr) -> Outcome<f64> {
     Ok(line.ok_or("the server does not tell its memory")?.trim().parse::<f64>()? / (1 << 20) as f64)
 }
 
-async fn batching(args: &Args, time: Duration) -> Outcome<Value> {
-    let (single, batched) = (Started::new(args, 1)?, Started::new(args, 32)?);
-    let senders = [Sender::new(single.address, &args.model).await?, Sender::new(batched.address, &args.model).await?];
+async fn batching(args: &Args, name: &str, model: &str, tower: &str, time: Duration) -> Outcome<Value> {
+    let (single, batched) = (Started::new(args, model, false)?, Started::new(args, model, true)?);
+    let senders = [Sender::new(single.address, tower).await?, Sender::new(batched.address, tower).await?];
     let (mut rates, mut tails) = ([vec![], vec![]], [vec![], vec![]]);
     for sender in &senders {
         sender.closed(args.concurrency, Duration::from_secs(1)).await;
@@ -274,16 +298,16 @@ async fn batching(args: &Args, time: Duration) -> Outcome<Value> {
     let [one, many] = rates.map(median);
     let [one_tail, many_tail] = tails.map(median);
     Ok(json!({
-        "name": "batching", "engine": engine(args), "model": args.model, "concurrency": args.concurrency,
-        "per_second": many, "peer": "max-batch-images 1", "peer_per_second": one, "ratio": many / one,
+        "name": name, "engine": engine(args), "model": tower, "concurrency": args.concurrency,
+        "per_second": many, "peer": "one at a time", "peer_per_second": one, "ratio": many / one,
         "p99_ms": many_tail, "peer_p99_ms": one_tail,
         "within_bound": one_tail <= args.bound_ms && many_tail <= args.bound_ms,
     }))
 }
 
 async fn overload(args: &Args, time: Duration) -> Outcome<Value> {
-    let server = Started::new(args, 32)?;
-    let sender = Sender::new(server.address, &args.model).await?;
+    let server = Started::new(args, &args.model, true)?;
+    let sender = Sender::new(server.address, &format!("{}.image", args.model)).await?;
     sender.closed(args.concurrency, Duration::from_secs(1)).await;
     let (mut peaks, mut goodputs, mut curve) = (vec![], vec![], vec![]);
     let before = memory(&sender, server.address).await?;
@@ -311,8 +335,8 @@ async fn overload(args: &Args, time: Duration) -> Outcome<Value> {
 }
 
 async fn soak(args: &Args) -> Outcome<Value> {
-    let server = Started::new(args, 32)?;
-    let sender = Sender::new(server.address, &args.model).await?;
+    let server = Started::new(args, &args.model, true)?;
+    let sender = Sender::new(server.address, &format!("{}.image", args.model)).await?;
     let (mut samples, mut total) = (vec![], 0);
     let parts = 20;
     for _ in 0..parts {
@@ -336,7 +360,13 @@ fn engine(args: &Args) -> &'static str {
 async fn main() -> Outcome<()> {
     let args = Args::parse();
     let time = Duration::from_secs_f64(args.seconds);
-    let mut rows = vec![batching(&args, time).await?, overload(&args, time).await?];
+    let mut rows = vec![];
+    if let Some(folder) = &args.text_model {
+        let (model, tower) = (format!("{TEXTS}={}", folder.display()), format!("{TEXTS}.text"));
+        rows.push(batching(&args, "batching texts", &model, &tower, time).await?);
+    }
+    rows.push(batching(&args, "batching images", &args.model, &format!("{}.image", args.model), time).await?);
+    rows.push(overload(&args, time).await?);
     if args.soak > 0.0 {
         rows.push(soak(&args).await?);
     }

@@ -58,6 +58,9 @@ pub struct Args {
     /// Pictures of a batch
     #[arg(long, env = "LENSLET_MAX_BATCH_IMAGES", value_name = "N")]
     pub max_batch_images: Option<usize>,
+    /// Tokens of a batch of texts, padding included
+    #[arg(long, env = "LENSLET_MAX_BATCH_TOKENS", value_name = "N")]
+    pub max_batch_tokens: Option<usize>,
     /// Microseconds that a batch which is not full waits for more
     #[arg(long, env = "LENSLET_MAX_QUEUE_DELAY_US", value_name = "MICROSECONDS")]
     pub max_queue_delay_us: Option<u64>,
@@ -118,6 +121,7 @@ impl Args {
         set(&mut config.drain_limit_s, self.drain_limit_s);
         set(&mut config.schedule.max_queue, self.max_queue);
         set(&mut config.schedule.max_batch_images, self.max_batch_images);
+        set(&mut config.schedule.max_batch_tokens, self.max_batch_tokens);
         set(&mut config.schedule.max_queue_delay_us, self.max_queue_delay_us);
         set(&mut config.log, self.log);
         set(&mut config.log_format, self.log_format);

@@ -198,6 +198,8 @@ impl Scheduler {
                 (ids.map_or(rows, |(_, ids)| ids.len()), self.limits.max_batch_tokens, "tokens")
             }
         };
+        // A text as long as its model reads is no batch, however small batches are to be.
+        let most = if rows == 1 { most.max(Limits::default().max_batch_tokens) } else { most };
         if cost > most {
             let message = format!("a batch of {cost} {what} is more than the limit of {most}; send it in parts");
             return Err(ServeError::new(Reason::TooLarge, "batch_too_large", message));

@@ -21,6 +21,10 @@ pub(super) fn rows(workspace: &Workspace, options: &Options) -> Result<Vec<Value
     let mut command = Command::new(built("examples/load"));
     command.arg("--json").arg("--server").arg(built("lenslet-server")).arg("--ort-library").arg(library);
     command.args(["--rounds", &options.rounds.to_string(), "--soak", &options.soak.to_string()]);
+    // Its text tower in fp32: dynamic INT8, as bundled, is not batched over requests.
+    if let Some(folder) = workspace.shared().map(|shared| shared.join("emoji-clip")).filter(|folder| folder.is_dir()) {
+        command.arg("--text-model").arg(folder);
+    }
     let mut value = measured("the load on lenslet-server", &mut command)?;
     match value["rows"].take() {
         Value::Array(rows) => Ok(rows),
@@ -52,5 +56,5 @@ pub(super) fn line(row: &Value) -> String {
         Some(rate) => format!(" {rate:.1} a second, {} {:.1},", text("peer"), number("peer_per_second")),
         None => String::new(),
     };
-    format!("{:<14} {} {}:{rate} ratio {:.2}{memory}", text("name"), text("engine"), text("model"), number("ratio"))
+    format!("{:<16} {} {}:{rate} ratio {:.2}{memory}", text("name"), text("engine"), text("model"), number("ratio"))
 }
