@@ -47,7 +47,9 @@ pub(super) async fn read(app: &App, headers: &HeaderMap, mut body: Body) -> Resu
         if bytes.len() + data.len() > most {
             return Err(too_large(most));
         }
-        app.bodies.take(&mut share, data.len() as u64)?;
+        // By what the body comes to, not by the piece: a budget counts whole kibibytes, and pieces may be of one byte.
+        let units = |length: usize| length.div_ceil(1024) as u64;
+        app.bodies.take(&mut share, (units(bytes.len() + data.len()) - units(bytes.len())) * 1024)?;
         bytes.extend_from_slice(&data);
     }
     Ok(Read { bytes: bytes.freeze(), share })

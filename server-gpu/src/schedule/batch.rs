@@ -7,7 +7,7 @@ use lenslet::tensor::Tensor;
 
 use super::lane::Job;
 use crate::engine::{Engine, TowerCall};
-use crate::error::ServeError;
+use crate::error::{Reason, ServeError};
 use crate::metrics;
 
 /// What a batch runs on.
@@ -33,8 +33,9 @@ pub(super) async fn run(target: Target, jobs: Vec<Job>) {
                 let _ = job.reply.send(Ok(result));
             }
         }
-        // One request's fault, a token beyond the vocabulary for instance, is not to fail the others.
-        Err(_) if jobs.len() > 1 => {
+        // One request's fault, a token beyond the vocabulary for instance, is not to fail the others. What is the engine's fault
+        // would only come again.
+        Err(error) if jobs.len() > 1 && error.reason == Reason::BadRequest => {
             for job in jobs {
                 let result = run_joined(&target, std::slice::from_ref(&job)).await.map(|mut results| results.remove(0));
                 let _ = job.reply.send(result);

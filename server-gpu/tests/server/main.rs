@@ -14,3 +14,5 @@ mod remote;
 mod restarts;
 mod schedule;
 mod setup;
+#[cfg(feature = "tls")]
+mod tls;
