@@ -52,7 +52,7 @@ impl WriterError {
 }
 
 /// The bytes of the files beside a decoder.
-pub(crate) struct Beside {
+pub struct Beside {
     model: Option<Vec<u8>>,
     generation: Option<Vec<u8>>,
     tokenizer: Vec<u8>,
@@ -63,7 +63,11 @@ pub(crate) struct Beside {
 }
 
 impl Beside {
-    pub(crate) fn read(folder: &ModelFolder) -> Result<Beside, FolderError> {
+    /// Reads those that are there.
+    ///
+    /// # Errors
+    /// [`FolderError::Missing`] without a tokenizer, and [`FolderError::Io`].
+    pub fn read(folder: &ModelFolder) -> Result<Beside, FolderError> {
         Ok(Beside {
             model: folder.optional("config.json")?,
             generation: folder.optional("generation_config.json")?,
@@ -75,7 +79,8 @@ impl Beside {
         })
     }
 
-    pub(crate) fn files(&self) -> WritingFiles<'_> {
+    /// The files, as the runtime takes them.
+    pub fn files(&self) -> WritingFiles<'_> {
         WritingFiles {
             model: self.model.as_deref(),
             generation: self.generation.as_deref(),

@@ -43,6 +43,9 @@ Tasks:
   bench decode
               Measure the tokens a second of SmolLM2 (LENSLET_SMOLLM2 names its folder), natively in turns with
               ONNX Runtime and in headless Chromium, on WASM, in turns with transformers.js (npm installs it)
+  bench server
+              Measure what batching gains the server on ONNX Runtime, and what three times its peak does to it
+                --soak SECONDS     and its memory over this time
                 --json             print one JSON object instead of a table or lines
                 --filter TEXT      only rows whose name contains TEXT
                 --threads N        only this number of threads (may be repeated; default: 1 and 2; web has 1)
@@ -171,6 +174,7 @@ fn bench(parser: &mut lexopt::Parser) -> Result<Task, lexopt::Error> {
             Long("threads") => options.threads.push(parser.value()?.parse::<NonZeroUsize>()?.get()),
             Long("rounds") => options.rounds = Some(parser.value()?.parse::<NonZeroUsize>()?.get()),
             Long("peer") => options.peers.push(parser.value()?.parse()?),
+            Long("soak") => options.soak = parser.value()?.parse()?,
             Long("help") | Short('h') => return Ok(Task::Help),
             other => return Err(other.unexpected()),
         }
@@ -180,7 +184,9 @@ fn bench(parser: &mut lexopt::Parser) -> Result<Task, lexopt::Error> {
         Some("web") => Subject::Web,
         Some("decode") if options.peers.is_empty() => Subject::Decode,
         Some("decode") => return Err("bench decode has one peer in each place: leave --peer out".into()),
-        _ => return Err("bench measures cpu, web or decode: `cargo xtask bench cpu`".into()),
+        Some("server") if options.peers.is_empty() => Subject::Server,
+        Some("server") => return Err("bench server has no peer: leave --peer out".into()),
+        _ => return Err("bench measures cpu, web, decode or server: `cargo xtask bench cpu`".into()),
     };
     Ok(Task::Bench(options))
 }
@@ -233,6 +239,7 @@ mod tests {
         assert_eq!(bench.peers, [Peer::OnnxRuntime]);
         assert!(matches!(parse_words("bench web"), Ok(Task::Bench(bench)) if bench.subject == Subject::Web));
         assert!(matches!(parse_words("bench decode"), Ok(Task::Bench(bench)) if bench.subject == Subject::Decode));
+        assert!(matches!(parse_words("bench server --soak 300"), Ok(Task::Bench(bench)) if bench.soak == 300));
     }
 
     #[test]

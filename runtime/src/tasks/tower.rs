@@ -85,11 +85,15 @@ impl SessionTower {
     pub fn session(&self) -> &crate::Session {
         &self.session
     }
+}
 
-    /// The array as a tensor of the type that the graph declares for this input.
-    fn tensor(&self, name: &str, array: HostArray) -> Result<Tensor, TowerFailure> {
-        let declared = self.session.inputs().iter().find(|info| *info.name == *name).map(|info| info.dtype);
-        let tensor = match (array, declared) {
+impl HostArray {
+    /// The array as a tensor of the type that a graph declares for this input; of its own type if that is `None`.
+    ///
+    /// # Errors
+    /// Integers that do not fit the type, and a shape that does not fit the number of values.
+    pub fn into_tensor(self, declared: Option<DType>) -> Result<Tensor, TowerFailure> {
+        let tensor = match (self, declared) {
             (HostArray::F32 { data, shape }, Some(DType::F16)) => {
                 let half: Vec<half::f16> = data.into_iter().map(half::f16::from_f32).collect();
                 Tensor::from_slice(&shape, &half)
@@ -110,11 +114,13 @@ impl SessionTower {
 }
 
 /// A tensor as floats or as 64-bit integers.
-fn host_array(tensor: &Tensor) -> HostArray {
-    let shape = tensor.shape().to_vec();
-    match tensor.to_f32_vec() {
-        Some(data) => HostArray::F32 { data, shape },
-        None => HostArray::I64 { data: tensor.to_i64_vec().unwrap_or_default(), shape },
+impl From<&Tensor> for HostArray {
+    fn from(tensor: &Tensor) -> Self {
+        let shape = tensor.shape().to_vec();
+        match tensor.to_f32_vec() {
+            Some(data) => HostArray::F32 { data, shape },
+            None => HostArray::I64 { data: tensor.to_i64_vec().unwrap_or_default(), shape },
+        }
     }
 }
 
@@ -134,10 +140,13 @@ impl Tower for SessionTower {
     ) -> Result<Vec<(String, HostArray)>, TowerFailure> {
         let tensors = inputs
             .into_iter()
-            .map(|(name, array)| self.tensor(&name, array).map(|tensor| (name, tensor)))
+            .map(|(name, array)| {
+                let declared = self.session.inputs().iter().find(|info| *info.name == *name).map(|info| info.dtype);
+                Ok::<_, TowerFailure>((name, array.into_tensor(declared)?))
+            })
             .collect::<Result<Vec<_>, _>>()?;
         let inputs: Vec<(&str, Tensor)> = tensors.iter().map(|(name, t)| (name.as_str(), t.clone())).collect();
         let results = self.session.run_for(&inputs, outputs).await?;
-        Ok(outputs.iter().zip(&results).map(|(name, tensor)| ((*name).to_owned(), host_array(tensor))).collect())
+        Ok(outputs.iter().zip(&results).map(|(name, tensor)| ((*name).to_owned(), HostArray::from(tensor))).collect())
     }
 }

@@ -8,16 +8,15 @@ pub mod answerer;
 pub mod captioner;
 mod eyes;
 mod image_prompt;
+pub mod pieces;
+pub mod settings;
 pub mod stream;
 pub mod text_generator;
 
-use std::sync::Arc;
-
-use serde::Deserialize;
-use tokenizers::Tokenizer;
-
 pub use answerer::{Answerer, Work};
 pub use captioner::Captioner;
+pub use pieces::Pieces;
+pub use settings::Settings;
 pub use stream::{TextStream, Usage};
 pub use text_generator::TextGenerator;
 
@@ -26,8 +25,8 @@ use super::image::ImageError;
 use super::text::TextError;
 use crate::error::RunError;
 use crate::generate::{
-    BeamGeneration, BeamOptions, Decoder, DecoderError, DetokenizeError, GenerateOptions, Generation, GenerationConfig,
-    Prompt, Sampling, SamplingError, State, StopError,
+    BeamGeneration, BeamOptions, Decoder, DecoderError, DetokenizeError, GenerateOptions, Generation, Prompt, Sampling,
+    SamplingError, State, StopError,
 };
 #[cfg(feature = "chat")]
 use crate::generate::{ChatError, ChatFiles, ChatTemplate};
@@ -154,78 +153,17 @@ fn chat_template(files: &WritingFiles<'_>) -> Result<Option<ChatTemplate>, Writi
     }
 }
 
-/// The tokens of a text when nobody says how many.
-const NEW_TOKENS: usize = 256;
-
-/// `config.json`: what it says of positions and of tokens that begin and end.
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Lengths {
-    max_position_embeddings: Option<usize>,
-    n_positions: Option<usize>,
-    #[serde(rename = "decoder")]
-    decoder: Option<Box<Lengths>>,
-    text_config: Option<Box<Lengths>>,
-}
-
-impl Lengths {
-    fn positions(&self) -> Option<usize> {
-        let inner = self.decoder.as_ref().or(self.text_config.as_ref());
-        inner.and_then(|d| d.positions()).or(self.max_position_embeddings).or(self.n_positions)
-    }
-}
-
 /// A decoder with its tokenizer and the folder's settings.
 pub(crate) struct Writer {
     pub(crate) decoder: Decoder,
-    pub(crate) tokenizer: Arc<Tokenizer>,
-    pub(crate) generation: GenerationConfig,
-    /// Positions that the model has.
-    pub(crate) context: usize,
+    pub(crate) settings: Settings,
 }
 
 impl Writer {
     pub(crate) fn new(decoder: Decoder, files: &WritingFiles<'_>) -> Result<Writer, WritingError> {
-        let parse = |file, bytes: Option<&[u8]>| -> Result<Lengths, ConfigError> {
-            let bytes = bytes.unwrap_or(b"{}");
-            serde_json::from_slice(bytes).map_err(|e| ConfigError::Parse { file, detail: e.to_string() })
-        };
-        let lengths = parse("config.json", files.model)?;
-        let of_model = files.model.map(GenerationConfig::parse).transpose()?.unwrap_or_default();
-        let mut generation = match files.generation {
-            Some(bytes) => GenerationConfig::parse(bytes)?,
-            None => of_model.clone(),
-        };
-        if generation.eos_token_id.is_empty() {
-            generation.eos_token_id = of_model.eos_token_id;
-        }
-        let start = generation.decoder_start_token_id.or(of_model.decoder_start_token_id);
-        generation.decoder_start_token_id = start;
-        generation.bos_token_id = generation.bos_token_id.or(of_model.bos_token_id);
-        let tokenizer = Tokenizer::from_bytes(files.tokenizer).map_err(|e| TextError::Load(e.to_string()))?;
-        let last = tokenizer.get_vocab(true).into_values().max().unwrap_or(0);
-        decoder.check_vocabulary(last as usize + 1)?;
-        let context = lengths.positions().unwrap_or(usize::MAX);
-        Ok(Writer { decoder, tokenizer: Arc::new(tokenizer), generation, context })
-    }
-
-    /// Ids of a text, not cut.
-    pub(crate) fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>, WritingError> {
-        let encoding = self.tokenizer.encode(text, special).map_err(|e| TextError::Encode(e.to_string()))?;
-        Ok(encoding.get_ids().to_vec())
-    }
-
-    /// The folder's settings, with what the caller asks for in their place. `prompt` tokens are there already.
-    pub(crate) fn options(&self, asked: &WritingOptions, prompt: usize) -> Result<GenerateOptions, WritingError> {
-        let sampling = match asked.sampling {
-            Some(sampling) => sampling,
-            None => self.generation.sampling(0)?,
-        };
-        sampling.validate()?;
-        let whole = self.generation.max_length.map(|n| n.saturating_sub(prompt));
-        let configured = self.generation.max_new_tokens.or(whole.filter(|n| *n > 0));
-        let max_new_tokens = asked.max_new_tokens.or(configured).unwrap_or(NEW_TOKENS);
-        Ok(GenerateOptions { sampling, max_new_tokens, end: self.generation.eos_token_id.clone() })
+        let settings = Settings::new(files)?;
+        decoder.check_vocabulary(settings.tokens())?;
+        Ok(Writer { decoder, settings })
     }
 
     /// How beam search goes, if that is asked for by the caller, or else by the folder.
@@ -233,7 +171,7 @@ impl Writer {
         let greedy = options.sampling.is_greedy();
         let beams = match asked.beams {
             // The folder's beams are for its own way of choosing; a caller who draws has left that.
-            None if greedy => self.generation.num_beams.unwrap_or(1),
+            None if greedy => self.settings.generation.num_beams.unwrap_or(1),
             None => 1,
             Some(beams) => beams,
         };
@@ -243,7 +181,7 @@ impl Writer {
         if let (Some(Sampling { temperature, .. }), false) = (asked.sampling, greedy) {
             return Err(WritingError::BeamsAndTemperature { beams, temperature });
         }
-        let configured = &self.generation;
+        let configured = &self.settings.generation;
         let eos = options.end.clone();
         Ok(Some(BeamOptions {
             beams,
@@ -272,11 +210,6 @@ impl Writer {
             }
             None => stream::Source::Steps(Generation::begin(decoder, state, prompt, options).await?),
         };
-        TextStream::new(source, self.tokenizer.clone(), &asked.stop, counted)
-    }
-
-    /// Positions that a sequence may take: all of the context, or what is asked for if the context is not known.
-    pub(crate) fn limit(&self, prompt: usize, options: &GenerateOptions) -> usize {
-        self.context.min(prompt.saturating_add(options.max_new_tokens).max(prompt + 1))
+        TextStream::new(source, self.settings.tokenizer.clone(), &asked.stop, counted)
     }
 }

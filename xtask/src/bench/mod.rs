@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: Lenslet beside other runtimes on one machine, in one run.
+//! `cargo xtask bench`: Lenslet beside other runtimes, and its server beside itself, on one machine, in one run.
 //!
 //! Machines of one class differ by half and a busy one by more, so a figure says something only beside another that was taken
 //! at the same time: the two take turns, each in a process or a worker of its own, and a row has the median over the turns of
@@ -12,6 +12,7 @@ mod npm;
 mod peer;
 mod python;
 mod row;
+mod server;
 mod web;
 
 use std::process::Command;
@@ -34,6 +35,8 @@ pub(crate) enum Subject {
     Web,
     /// Tokens of a language model.
     Decode,
+    /// The server under load.
+    Server,
 }
 
 /// The options of `cargo xtask bench`.
@@ -48,6 +51,8 @@ pub(crate) struct Options {
     pub(crate) threads: Vec<usize>,
     /// Whom to compare with; none is all that the subject has.
     pub(crate) peers: Vec<Peer>,
+    /// Seconds of the server's soak; 0 leaves it out.
+    pub(crate) soak: usize,
 }
 
 /// Turns of each where graphs are measured and the options do not say.
@@ -98,6 +103,11 @@ pub(crate) fn run(workspace: &Workspace, options: &Options) -> Result<(), Error>
         Subject::Cpu => cpu::rows(workspace, options, &mut in_table)?,
         Subject::Web => web::rows(workspace, options, &mut in_table)?,
         Subject::Decode => decode::rows(workspace, options, |row| tell(&decode::line(row)))?,
+        Subject::Server => {
+            let rows = server::rows(workspace, options)?;
+            rows.iter().for_each(|row| tell(&server::line(row)));
+            rows
+        }
     };
     if options.json {
         println!("{:#}", json!({ "rows": rows }));

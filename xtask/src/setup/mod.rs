@@ -9,6 +9,7 @@ mod apt;
 mod chromium;
 mod lavapipe;
 mod node;
+mod python;
 mod rustup;
 pub(crate) mod wasm;
 
@@ -32,6 +33,8 @@ pub(crate) enum Component {
     Lavapipe,
     /// A compiler for aarch64 and an emulator, to test its kernels elsewhere.
     Aarch64,
+    /// Python with virtual environments, for clients that others wrote.
+    Python,
 }
 
 /// How a component was found.
@@ -47,7 +50,7 @@ pub(crate) enum State {
 
 impl Component {
     pub(crate) const ALL: &[Self] =
-        &[Self::Wasm, Self::Node, Self::NodePackages, Self::Chromium, Self::Lavapipe, Self::Aarch64];
+        &[Self::Wasm, Self::Node, Self::NodePackages, Self::Chromium, Self::Lavapipe, Self::Aarch64, Self::Python];
 
     fn name(self) -> &'static str {
         match self {
@@ -57,6 +60,7 @@ impl Component {
             Self::Chromium => "chromium",
             Self::Lavapipe => "lavapipe",
             Self::Aarch64 => "aarch64",
+            Self::Python => "python",
         }
     }
 
@@ -68,6 +72,7 @@ impl Component {
             Self::Chromium => chromium::ensure(),
             Self::Lavapipe => lavapipe::ensure(),
             Self::Aarch64 => aarch64::ensure(workspace),
+            Self::Python => python::ensure(),
         }
     }
 

@@ -123,7 +123,7 @@ pub(super) const STAGES: &[Stage] = &[
     },
     Stage {
         name: "rust",
-        about: "tests of all crates: the runtime on CPU and Vulkan (lavapipe), the zoo, the models, the command",
+        about: "tests of all crates: the runtime on CPU and Vulkan (lavapipe), the zoo, the models, the command, the server",
         quick: false,
         needs: &["setup"],
         requires: Requires::Nothing,

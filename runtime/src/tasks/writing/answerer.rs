@@ -76,12 +76,9 @@ impl Answerer {
         }
         let writer = Writer::new(decoder, files)?;
         let place = if attends {
-            let start = writer.generation.decoder_start_token_id.or(writer.generation.bos_token_id);
-            Place::Encoder(vec![start.ok_or_else(|| {
-                incomplete("the model's folder has no decoder_start_token_id in generation_config.json")
-            })?])
+            Place::Encoder(vec![writer.settings.start()?])
         } else if embeds {
-            Place::Prompt(ImagePrompt::new(files.model, files.tokenizer_config, &writer.tokenizer)?)
+            Place::Prompt(ImagePrompt::new(files.model, files.tokenizer_config, &writer.settings.tokenizer)?)
         } else {
             return Err(incomplete("the decoder neither attends to a picture nor takes embeddings of one"));
         };
@@ -100,7 +97,7 @@ impl Answerer {
     /// # Errors
     /// [`WritingError::Sampling`] if what it says means nothing.
     pub fn sampling(&self) -> Result<Sampling, WritingError> {
-        Ok(self.writer.generation.sampling(0)?)
+        Ok(self.writer.settings.generation.sampling(0)?)
     }
 
     /// `gpu` or `cpu`.
@@ -148,7 +145,7 @@ impl Answerer {
             Some(both) => both.map(Some),
             None => [None, None],
         };
-        let options = writer.options(asked, tokens.len())?;
+        let options = writer.settings.options(asked, tokens.len())?;
         let (state, counted) = match kept.prefix {
             Some((ref read, ref state)) if read == head => (state.clone(), tail.len()),
             _ => {
@@ -157,7 +154,7 @@ impl Answerer {
                     Place::Prompt(_) => vec![],
                 };
                 // Room for every question that the context allows: the sequence serves them all.
-                let mut state = decoder.start(1, writer.context, encoder);
+                let mut state = decoder.start(1, writer.settings.context, encoder);
                 state.reserve(tokens.len().saturating_add(options.max_new_tokens));
                 if !head.is_empty() {
                     let feed = Feed { tokens: Some(head), embeddings: before, mask: None };
@@ -179,7 +176,7 @@ impl Answerer {
         let place = match &self.place {
             Place::Encoder(start) => {
                 let mut tokens = start.clone();
-                tokens.extend(self.writer.encode(question, false)?);
+                tokens.extend(self.writer.settings.encode(question, false)?);
                 // Without a question, the start is all there is to read.
                 let split = start.len().min(tokens.len() - 1);
                 return Ok((tokens, split));
@@ -195,7 +192,7 @@ impl Answerer {
         })?;
         let rows = seen.features.shape().iter().rev().skip(1).product::<usize>() / seen.squares.max(1);
         let picture = place.expansion(seen.grid, seen.squares, rows);
-        let tokens = self.writer.encode(&format!("{before}{picture}{behind}"), special)?;
+        let tokens = self.writer.settings.encode(&format!("{before}{picture}{behind}"), special)?;
         let end = tokens.iter().rposition(|t| *t == place.id).map_or(0, |at| at + 1);
         let split = end.min(tokens.len().saturating_sub(1));
         Ok((tokens, split))

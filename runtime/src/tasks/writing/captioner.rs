@@ -21,14 +21,12 @@ impl Captioner {
     /// # Errors
     /// [`WritingError`] names the file that is missing or does not fit.
     pub fn new(encoder: Session, decoder: Decoder, files: &WritingFiles<'_>) -> Result<Captioner, WritingError> {
-        let missing = |what: &str| WritingError::Incomplete(format!("the model's folder has no {what}"));
         let eyes = Eyes::new(encoder, files)?;
         if !decoder.has_encoder() {
             return Err(WritingError::Incomplete("the decoder does not attend to an image".into()));
         }
         let writer = Writer::new(decoder, files)?;
-        let start = writer.generation.decoder_start_token_id.or(writer.generation.bos_token_id);
-        let start = vec![start.ok_or_else(|| missing("decoder_start_token_id in generation_config.json"))?];
+        let start = vec![writer.settings.start()?];
         Ok(Captioner { eyes, writer, start })
     }
 
@@ -37,7 +35,7 @@ impl Captioner {
     /// # Errors
     /// [`WritingError::Sampling`] if what it says means nothing.
     pub fn sampling(&self) -> Result<Sampling, WritingError> {
-        Ok(self.writer.generation.sampling(0)?)
+        Ok(self.writer.settings.generation.sampling(0)?)
     }
 
     /// `gpu` or `cpu`.
@@ -62,8 +60,8 @@ impl Captioner {
         asked: &WritingOptions,
     ) -> Result<TextStream<'_>, WritingError> {
         let writer = &self.writer;
-        let options = writer.options(asked, self.start.len())?;
-        let limit = writer.limit(self.start.len(), &options);
+        let options = writer.settings.options(asked, self.start.len())?;
+        let limit = writer.settings.limit(self.start.len(), &options);
         let state = writer.decoder.start(1, limit, vec![("encoder_hidden_states", encoded)]);
         let prompt = Prompt::from(self.start.clone());
         let stream = writer.begin(state, prompt, self.start.len(), options, asked).await?;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use tokenizers::Tokenizer;
 
-use super::WritingError;
-use crate::generate::{BeamGeneration, Detokenizer, Finish, Generation, Hypothesis, State, StopStrings};
+use super::{Pieces, WritingError};
+use crate::generate::{BeamGeneration, Finish, Generation, Hypothesis, State};
 
 /// How many tokens a text took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -68,13 +68,10 @@ impl<'d> Source<'d> {
 /// A text while it is written. Dropping it stops the writing and frees what it holds.
 pub struct TextStream<'d> {
     source: Source<'d>,
-    detokenizer: Detokenizer<Arc<Tokenizer>>,
-    stop: StopStrings,
+    pieces: Pieces,
     tokens: Vec<u32>,
     usage: Usage,
     done: bool,
-    /// Space in front of the first word belongs to no caption, as the tokenizer writes it.
-    at_start: bool,
 }
 
 impl<'d> TextStream<'d> {
@@ -85,14 +82,12 @@ impl<'d> TextStream<'d> {
         prompt_tokens: usize,
     ) -> Result<Self, WritingError> {
         let usage = Usage { prompt_tokens, completion_tokens: 0 };
-        let stop = StopStrings::new(stop.iter().cloned())?;
-        let detokenizer = Detokenizer::new(tokenizer);
-        Ok(TextStream { source, detokenizer, stop, tokens: vec![], usage, done: false, at_start: false })
+        Ok(TextStream { source, pieces: Pieces::new(tokenizer, stop)?, tokens: vec![], usage, done: false })
     }
 
     /// Leaves out the space in front of the first word.
     pub(super) fn without_leading_space(self) -> Self {
-        TextStream { at_start: true, ..self }
+        TextStream { pieces: self.pieces.without_leading_space(), ..self }
     }
 
     /// The next piece of text, never empty and never half a character, or `None` at the end. Where beam search looks for the
@@ -105,26 +100,18 @@ impl<'d> TextStream<'d> {
                 Some(token) => {
                     self.tokens.push(token);
                     self.usage.completion_tokens += 1;
-                    let piece = self.detokenizer.push(token)?;
-                    text.push_str(&self.stop.push(&piece));
-                    self.done = self.stop.stopped().is_some();
+                    text.push_str(&self.pieces.push(token)?);
+                    self.done = self.pieces.stopped();
                 }
                 None => {
                     self.done = true;
-                    let rest = self.detokenizer.finish()?;
-                    text.push_str(&self.stop.push(&rest));
-                    text.push_str(&self.stop.finish());
+                    text.push_str(&self.pieces.finish()?);
                 }
             };
-            // A piece of nothing but space in front of the first word is no piece.
-            if self.at_start {
-                text.drain(..text.len() - text.trim_start().len());
-            }
             if !whole && !text.is_empty() {
                 break;
             }
         }
-        self.at_start &= text.is_empty();
         Ok(Some(text).filter(|text| !text.is_empty()))
     }
 
@@ -150,10 +137,7 @@ impl<'d> TextStream<'d> {
     /// Why the text ended: `stop` at its own end or at a stop string, `length` when as many tokens were written as fit or as
     /// were asked for, `None` while it goes on.
     pub fn finish_reason(&self) -> Option<&'static str> {
-        match self.stop.stopped() {
-            Some(_) => Some("stop"),
-            None => self.source.finished().map(Finish::reason),
-        }
+        if self.pieces.stopped() { Some("stop") } else { self.source.finished().map(Finish::reason) }
     }
 
     /// The sequence that was written; of a beam search, all its rows.

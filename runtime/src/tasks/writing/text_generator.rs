@@ -32,7 +32,7 @@ impl TextGenerator {
     /// # Errors
     /// [`WritingError::Sampling`] if what it says means nothing.
     pub fn sampling(&self) -> Result<Sampling, WritingError> {
-        Ok(self.writer.generation.sampling(0)?)
+        Ok(self.writer.settings.generation.sampling(0)?)
     }
 
     /// `gpu` or `cpu`.
@@ -59,13 +59,13 @@ impl TextGenerator {
     #[cfg(feature = "chat")]
     pub async fn chat(&self, messages: &[Message], asked: &WritingOptions) -> Result<TextStream<'_>, WritingError> {
         // The template writes the special tokens.
-        let tokens = self.writer.encode(&self.render(messages)?, false)?;
+        let tokens = self.writer.settings.encode(&self.render(messages)?, false)?;
         self.continue_tokens(tokens, asked).await
     }
 
     /// Begins the continuation of a text.
     pub async fn complete(&self, text: &str, asked: &WritingOptions) -> Result<TextStream<'_>, WritingError> {
-        let tokens = self.writer.encode(text, true)?;
+        let tokens = self.writer.settings.encode(text, true)?;
         self.continue_tokens(tokens, asked).await
     }
 
@@ -77,8 +77,8 @@ impl TextGenerator {
     ) -> Result<TextStream<'_>, WritingError> {
         let writer = &self.writer;
         let count = tokens.len();
-        let options = writer.options(asked, count)?;
-        let state = writer.decoder.start(1, writer.limit(count, &options), vec![]);
+        let options = writer.settings.options(asked, count)?;
+        let state = writer.decoder.start(1, writer.settings.limit(count, &options), vec![]);
         writer.begin(state, Prompt::from(tokens), count, options, asked).await
     }
 }

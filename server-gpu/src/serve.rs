@@ -1,0 +1,235 @@
+//! Connections: accepting them, bounding them, ending them.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{ConnectInfo, Request};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+
+use crate::app::App;
+use crate::config::Config;
+use crate::error::ServeError;
+use crate::{api, load};
+
+/// Why a server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// Certificate or key cannot be used.
+    #[error("tls: {0}")]
+    Tls(String),
+    /// A model or engine.
+    #[error("{0}")]
+    Load(#[from] ServeError),
+}
+
+/// A server that runs.
+pub struct Server {
+    address: SocketAddr,
+    app: Arc<App>,
+    accepting: tokio::task::JoinHandle<()>,
+    stop: watch::Sender<bool>,
+}
+
+impl Server {
+    /// Begins to listen; live at once, ready when [`Server::load`] is done.
+    ///
+    /// # Errors
+    /// [`StartError::Listen`] and [`StartError::Tls`].
+    pub async fn bind(app: App) -> Result<Server, StartError> {
+        let address = app.config.listen;
+        let failed = |source| StartError::Listen { address, source };
+        let acceptor = Acceptor::new(&app.config)?;
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        let app = Arc::new(app);
+        if let Some(prometheus) = app.prometheus.clone() {
+            tokio::spawn(keep_counts(prometheus, Arc::downgrade(&app)));
+        }
+        let (stop, stopped) = watch::channel(false);
+        let accepting = tokio::spawn(accept(listener, acceptor, app.clone(), stopped));
+        Ok(Server { address, app, accepting, stop })
+    }
+
+    /// Loads the models and warms them up.
+    ///
+    /// # Errors
+    /// [`StartError::Load`] names the model.
+    pub async fn load(&self) -> Result<(), StartError> {
+        let models = load::load(&self.app.config).await?;
+        // Nobody else sets it.
+        let _ = self.app.models.set(models);
+        Ok(())
+    }
+
+    /// Both, for tests and for programs that have a server inside.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn start(config: Config) -> Result<Server, StartError> {
+        let server = Server::bind(App::new(config, crate::telemetry::count())).await?;
+        server.load().await?;
+        Ok(server)
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What its requests share.
+    pub fn app(&self) -> &Arc<App> {
+        &self.app
+    }
+
+    /// Refuses new requests, lets those under way finish within the limit, and ends. Says whether all of them did.
+    pub async fn drain(self) -> bool {
+        let config = &self.app.config;
+        self.app.drain();
+        tokio::time::sleep(Duration::from_secs_f64(config.drain_grace_s)).await;
+        let limit = Duration::from_secs_f64(config.drain_limit_s);
+        let finished = tokio::time::timeout(limit, self.app.idle()).await.is_ok();
+        let _ = self.stop.send(true);
+        // Connections that are kept alive without a request are closed; none of them is waited for long.
+        let _ = tokio::time::timeout(Duration::from_secs(2), self.accepting).await;
+        finished
+    }
+}
+
+/// Moves what was recorded into its buckets: between two looks of Prometheus, and where nobody looks at all, it would gather.
+async fn keep_counts(prometheus: PrometheusHandle, app: std::sync::Weak<App>) {
+    while app.strong_count() > 0 {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        prometheus.run_upkeep();
+    }
+}
+
+async fn accept(listener: TcpListener, acceptor: Acceptor, app: Arc<App>, mut stopped: watch::Receiver<bool>) {
+    let router = api::router(app.clone());
+    let places = Arc::new(Semaphore::new(app.config.limits.max_connections));
+    let patience = Duration::from_secs_f64(app.config.limits.read_timeout_s);
+    let graceful = GracefulShutdown::new();
+    loop {
+        // Connections beyond the limit wait in the system's queue.
+        let place = tokio::select! {
+            place = places.clone().acquire_owned() => place,
+            _ = stopped.changed() => break,
+        };
+        let Ok(place) = place else { break };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = stopped.changed() => break,
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of file descriptors, most likely: it passes when connections end.
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let _ = stream.set_nodelay(true);
+        let connection = Connection { peer, router: router.clone(), patience, watcher: graceful.watcher() };
+        let acceptor = acceptor.clone();
+        tokio::spawn(async move {
+            acceptor.serve(stream, connection).await;
+            drop(place);
+        });
+    }
+    drop(listener);
+    graceful.shutdown().await;
+}
+
+/// A connection and what answers on it.
+struct Connection {
+    peer: SocketAddr,
+    router: Router,
+    patience: Duration,
+    watcher: Watcher,
+}
+
+impl Connection {
+    async fn serve(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+        let Connection { peer, router, patience, watcher } = self;
+        let service = service_fn(move |request: Request<Incoming>| {
+            let (mut parts, body) = request.into_parts();
+            parts.extensions.insert(ConnectInfo(peer));
+            let request = Request::from_parts(parts, axum::body::Body::new(body));
+            let mut router = router.clone();
+            async move { tower_service::Service::call(&mut router, request).await }
+        });
+        let connection = hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            // A client that sends its head byte by byte is cut off.
+            .header_read_timeout(patience)
+            .serve_connection(TokioIo::new(stream), service);
+        // A client that breaks off is no event.
+        let _ = watcher.watch(connection).await;
+    }
+}
+
+/// Makes a connection of what was accepted: as it is, or after a TLS handshake.
+#[derive(Clone)]
+struct Acceptor {
+    #[cfg(feature = "tls")]
+    tls: Option<tokio_rustls::TlsAcceptor>,
+}
+
+#[cfg(not(feature = "tls"))]
+impl Acceptor {
+    fn new(_: &Config) -> Result<Acceptor, StartError> {
+        Ok(Acceptor {})
+    }
+
+    async fn serve(self, stream: tokio::net::TcpStream, connection: Connection) {
+        connection.serve(stream).await;
+    }
+}
+
+#[cfg(feature = "tls")]
+impl Acceptor {
+    fn new(config: &Config) -> Result<Acceptor, StartError> {
+        use rustls::pki_types::pem::PemObject as _;
+        use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+        let Some(files) = &config.tls else { return Ok(Acceptor { tls: None }) };
+        let wrong = |what: &dyn std::fmt::Display, path: &std::path::Path| {
+            StartError::Tls(format!("{}: {what}", path.display()))
+        };
+        let certificates: Result<Vec<_>, _> =
+            CertificateDer::pem_file_iter(&files.certificate).and_then(|all| all.collect());
+        let certificates = certificates.map_err(|e| wrong(&e, &files.certificate))?;
+        let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|e| wrong(&e, &files.key))?;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .and_then(|builder| builder.with_no_client_auth().with_single_cert(certificates, key))
+            .map_err(|e| wrong(&e, &files.certificate))?;
+        Ok(Acceptor { tls: Some(Arc::new(config).into()) })
+    }
+
+    async fn serve(self, stream: tokio::net::TcpStream, connection: Connection) {
+        let Some(tls) = self.tls else { return connection.serve(stream).await };
+        // A client that does not shake hands is cut off as one that sends no head.
+        if let Ok(Ok(stream)) = tokio::time::timeout(connection.patience, tls.accept(stream)).await {
+            connection.serve(stream).await;
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! The server as clients see it: over connections to free ports.
+
+mod chat;
+mod clients;
+mod embeddings;
+mod health;
+mod hostile;
+mod http;
+mod oip;
+mod operate;
+mod ort;
+mod python;
+mod remote;
+mod restarts;
+mod schedule;
+mod setup;
+#[cfg(feature = "tls")]
+mod tls;
