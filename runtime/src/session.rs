@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::cpu::{Cpu, CpuKernels};
 use crate::error::{KernelError, RunError};
-use crate::graph::{Bindings, Dim, Fact, Graph, ValueId};
+use crate::graph::{Bindings, Dim, Fact, Graph, Op, ValueId};
 use crate::plan::{Caches, Concrete, Gpu, Held, Place, Placement, Plan, Ports, Reading, Resources, Uploaded, execute};
 use crate::tensor::{BufferPool, DType, Tensor};
 
@@ -149,6 +149,11 @@ impl Session {
         let inputs = graph.inputs.iter().map(|&id| info(&graph.value(id).name, id)).collect();
         let outputs = graph.outputs.iter().zip(&graph.output_names).map(|(&id, name)| info(name, id)).collect();
         Session { inputs, outputs, backend, plans: Mutex::default(), graph }
+    }
+
+    /// The operators that run, in order.
+    pub fn operators(&self) -> impl Iterator<Item = &Op> {
+        self.graph.nodes().map(|(_, node)| &node.op)
     }
 
     /// What the model takes.

@@ -161,5 +161,5 @@ async fn session_options(config: &Config) -> Result<SessionOptions, ServeError> 
         Device::Auto if config.engine != EngineKind::Remote => open(true).await.ok(),
         _ => None,
     };
-    Ok(SessionOptions { threads: config.threads, gpu })
+    Ok(SessionOptions { threads: config.threads, gpu, ..SessionOptions::default() })
 }

@@ -107,7 +107,7 @@ fn tensor_spec(info: &TensorInfo) -> TensorSpec {
 /// What a session takes and gives.
 fn spec(name: &str, session: &Session) -> TowerSpec {
     let list = |infos: &[TensorInfo]| infos.iter().map(tensor_spec).collect();
-    let dynamic = session.graph().nodes().any(|(_, node)| matches!(node.op, Op::DynamicQuantizeLinear));
+    let dynamic = session.operators().any(|op| matches!(op, Op::DynamicQuantizeLinear));
     TowerSpec::new(name, list(session.inputs()), list(session.outputs()), dynamic)
 }
 
