@@ -58,7 +58,7 @@ impl Source for &[u8] {
     }
 }
 
-/// A model without its large weights, and where they are: both arguments of [`super::import`].
+/// A model without its large weights, and where they are: both arguments of [`super::import()`].
 pub struct ModelFile<'a> {
     graph: Vec<u8>,
     source: Box<dyn Source + 'a>,
