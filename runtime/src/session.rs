@@ -92,19 +92,19 @@ fn pack_weights(graph: &mut Graph, cpu: &Cpu) {
     for &id in inputs.chain(&graph.outputs) {
         *readers.entry(id).or_default() += 1;
     }
-    let mut packed = Vec::new();
-    for (_, node) in graph.nodes() {
-        for (index, id) in node.inputs.iter().enumerate().filter_map(|(index, id)| Some((index, (*id)?))) {
-            if readers.get(&id) == Some(&1)
-                && let Some(constant) = graph.constant(id)
-                && cpu.pack_ahead(&node.op, index, constant)
-            {
-                packed.push((id, constant.without_elements()));
-            }
-        }
+    let mut operands = Vec::new();
+    for (node, found) in graph.nodes() {
+        let inputs = found.inputs.iter().enumerate().filter_map(|(index, id)| Some((index, (*id)?)));
+        operands.extend(inputs.filter(|(_, id)| readers.get(id) == Some(&1)).map(|(index, id)| (node, index, id)));
     }
-    for (id, constant) in packed {
-        graph.replace_constant(id, constant);
+    // One after another: no more than one weight is there twice.
+    for (node, index, id) in operands {
+        if let (Some(node), Some(constant)) = (graph.node(node), graph.constant(id))
+            && cpu.pack_ahead(&node.op, index, constant)
+        {
+            let packed = constant.without_elements();
+            graph.replace_constant(id, packed);
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! A graph by itself, for `cargo xtask bench web`. Not part of the package.
 
 use js_sys::{Array, Float32Array, Object, Uint8Array};
-use lenslet::onnx::{ImportOptions, NoExternalData};
+use lenslet::onnx::{ImportOptions, ModelFile, NoExternalData};
 use lenslet::tensor::{DType, Tensor};
 use lenslet::{Session, SessionOptions};
 use wasm_bindgen::JsValue;
@@ -9,6 +9,7 @@ use wasm_bindgen::prelude::wasm_bindgen;
 
 use crate::convert;
 use crate::error::WebError;
+use crate::files::InPage;
 
 /// A loaded graph and its inputs.
 #[wasm_bindgen]
@@ -22,7 +23,8 @@ impl BenchGraph {
     /// Reads a graph, as the package does with a model's.
     pub fn load(file: Uint8Array) -> Result<BenchGraph, JsValue> {
         let options = SessionOptions::default();
-        let session = Session::from_onnx(&file.to_vec(), &NoExternalData, &ImportOptions::default(), options);
+        let file = ModelFile::new(InPage(file), NoExternalData).map_err(|error| JsValue::from(error.to_string()))?;
+        let session = Session::from_onnx(file.graph(), &file, &ImportOptions::default(), options);
         Ok(BenchGraph { session: session.map_err(WebError::from)?, inputs: Vec::new() })
     }
 

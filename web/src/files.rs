@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 
 use js_sys::{Array, Uint8Array};
-use lenslet::onnx::ExternalData;
+use lenslet::onnx::{ExternalData, ModelFile, Source};
 use sha2::{Digest as _, Sha256};
 
 use crate::convert;
@@ -56,10 +56,33 @@ impl Files {
         hash.finalize().into()
     }
 
+    /// A graph, whose weights move into the module's own memory one by one.
+    pub(crate) fn model<'a>(&'a mut self, name: &'a str) -> Result<ModelFile<'a>, WebError> {
+        // A file that is not there is an empty one, which no graph is.
+        let bytes = self.files.remove(name).unwrap_or_default();
+        ModelFile::new(InPage(bytes), self.beside(name))
+            .map_err(|error| WebError::load("io", error.to_string()).in_file(name))
+    }
+
     /// Weights beside the graph `name`.
     pub(crate) fn beside<'a>(&'a self, name: &'a str) -> Beside<'a> {
         let folder = name.rfind('/').map_or("", |slash| &name[..=slash]);
         Beside { files: self, folder }
+    }
+}
+
+/// Bytes in JavaScript's memory.
+pub(crate) struct InPage(pub(crate) Uint8Array);
+
+impl Source for InPage {
+    fn len(&self) -> u64 {
+        self.0.length().into()
+    }
+
+    fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let range = range(self.0.length(), offset, Some(out.len() as u64)).ok_or(io::ErrorKind::UnexpectedEof)?;
+        self.0.subarray(range.start, range.end).copy_to(out);
+        Ok(())
     }
 }
 

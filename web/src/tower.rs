@@ -179,7 +179,7 @@ fn config(files: &Files) -> Result<FolderConfig, WebError> {
     Ok(FolderConfig::parse(&ConfigFiles { model, preprocessor, tokenizer, sentence, pooling, special_tokens })?)
 }
 
-/// Reads one graph; its bytes leave memory before the next one is read.
+/// Reads one graph; its bytes leave the page's memory before the next one is read.
 fn graph(
     files: &mut Files,
     name: &str,
@@ -188,8 +188,8 @@ fn graph(
     fingerprint: &mut FingerprintBuilder,
 ) -> Result<SessionTower, WebError> {
     *fingerprint = fingerprint.clone().file(role, files.sha256(name));
-    let bytes = files.take(name).unwrap_or_default();
-    let session = Session::from_onnx(&bytes, &files.beside(name), &ImportOptions::default(), device.options())
+    let file = files.model(name)?;
+    let session = Session::from_onnx(file.graph(), &file, &ImportOptions::default(), device.options())
         .map_err(|error| WebError::from(error).in_file(name))?;
     Ok(SessionTower::new(session))
 }

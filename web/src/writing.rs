@@ -60,8 +60,8 @@ fn decoder(files: &mut Files, device: &Device) -> Result<Decoder, WebError> {
     };
     for stem in SINGLE {
         if let Some(name) = files.graph(stem)? {
-            let bytes = files.take(&name).unwrap_or_default();
-            let decoder = Decoder::from_onnx(&bytes, &files.beside(&name), device.options());
+            let file = files.model(&name)?;
+            let decoder = Decoder::from_onnx(file.graph(), &file, device.options());
             return decoder.map_err(|error| WebError::from(error).in_file(&name));
         }
     }

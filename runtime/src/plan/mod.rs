@@ -137,7 +137,12 @@ impl Planner<'_> {
             let facts: Vec<Fact> =
                 node.outputs.iter().map_while(|o| o.and_then(|o| self.facts[o.0 as usize].clone())).collect();
             let shapes = concrete(&facts).unwrap_or_default();
-            let views: Vec<_> = inputs.iter().map(|i| i.as_ref().map(|(_, t)| t.view())).collect();
+            // Weights by their identity: their elements may be packed and gone.
+            let constant = |id: ValueId| self.graph.constant(id).is_some();
+            let views: Vec<_> = inputs
+                .iter()
+                .map(|input| input.as_ref().map(|(id, t)| if constant(*id) { t.constant_view() } else { t.view() }))
+                .collect();
             run_on_cpu(self.cpu, self.pool, &node.op, &views, &shapes).map_err(|e| kernel_error(node, e))?
         };
         for (output, tensor) in node.outputs.iter().zip(outputs) {

@@ -113,7 +113,7 @@ impl Task<Captioner> for Caption {
 fn encoder(files: &mut Files, device: &Device) -> Result<Session, WebError> {
     let missing = || WebError::load("not_found", "the model's folder has no encoder_model.onnx");
     let name = files.graph("encoder_model")?.ok_or_else(missing)?;
-    let bytes = files.take(&name).unwrap_or_default();
-    Session::from_onnx(&bytes, &files.beside(&name), &ImportOptions::default(), device.options())
+    let file = files.model(&name)?;
+    Session::from_onnx(file.graph(), &file, &ImportOptions::default(), device.options())
         .map_err(|error| WebError::from(error).in_file(&name))
 }
