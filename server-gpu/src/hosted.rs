@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lenslet::tasks::dual_tower::{DualTower, Graphs, TaskError};
-use lenslet::tasks::image::{PixelBatch, Preprocessor};
+use lenslet::tasks::image::{PixelBatch, Pixels, Preprocessor};
 use lenslet::tasks::text::TextEncoder;
 use lenslet::tasks::tokens::TokenBatch;
 use lenslet::tasks::tower::{HostArray, Tower, TowerFailure};
 use lenslet_models::folder::{ModelFolder, Precision};
 
-use crate::engine::{Engine, TowerSpec, WarmUp};
+use crate::chat::{ChatPrompt, Turn};
+use crate::engine::{Engine, TowerSpec, WarmUp, WriterKind};
 use crate::error::{Reason, ServeError};
 use crate::schedule::decode::DecodeLoop;
 use crate::schedule::{Scheduler, TowerJob};
@@ -190,6 +191,9 @@ impl Hosted {
             dimensions = Some(vector.len());
             dual = Some(towers);
         }
+        if let Some(kind) = specs.writer.filter(|_| !specs.hands_on) {
+            warm_up_writer(&*engine, kind).await?;
+        }
         let decoding = specs.writer.map(|_| DecodeLoop::start(engine.clone(), scheduler.clone(), slots));
         let loaded = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or(Duration::ZERO);
         Ok(Hosted { name, fingerprint, loaded: loaded.as_secs(), dimensions, engine, scheduler, dual, decoding })
@@ -252,6 +256,27 @@ impl Hosted {
     /// See [`task_error`].
     pub async fn embed_tokens(&self, tokens: &TokenBatch) -> Result<Vec<f32>, ServeError> {
         one(self.towers()?.encode_tokens(tokens).await)
+    }
+}
+
+/// Writes two tokens, so that what is made at the first prompt and at the first step is there when users come, and a model that
+/// cannot write is found at the start.
+async fn warm_up_writer(engine: &dyn Engine, kind: WriterKind) -> Result<(), ServeError> {
+    let grey = Pixels::from_rgb(64, 64, vec![127; 3 * 64 * 64]);
+    let grey = grey.map_err(|e| ServeError::internal(e.kind(), e.to_string()))?;
+    let prompt = ChatPrompt {
+        turns: vec![Turn { role: "user".into(), text: "Hello".into(), pictures: 0 }],
+        pictures: if kind == WriterKind::Text { vec![] } else { vec![grey] },
+        max_tokens: Some(2),
+        ..ChatPrompt::default()
+    };
+    let mut slots = [engine.begin(Arc::new(prompt)).await?];
+    loop {
+        match engine.decode_step(&mut slots).await.pop().flatten() {
+            Some(Ok(step)) if step.finish.is_some() => return Ok(()),
+            Some(Err(error)) => return Err(error),
+            Some(Ok(_)) | None => {}
+        }
     }
 }
 
