@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lenslet::tasks::config::Side;
 use lenslet::tasks::dual_tower::{DualTower, Graphs, TaskError};
 use lenslet::tasks::image::{PixelBatch, Pixels, Preprocessor};
 use lenslet::tasks::text::TextEncoder;
@@ -12,7 +13,7 @@ use lenslet::tasks::tower::{HostArray, Tower, TowerFailure};
 use lenslet_models::folder::{ModelFolder, Precision};
 
 use crate::chat::{ChatPrompt, Turn};
-use crate::engine::{Engine, TowerSpec, WarmUp, WriterKind};
+use crate::engine::{Cost, Engine, TowerSpec, WarmUp, WriterKind};
 use crate::error::{Reason, ServeError};
 use crate::schedule::decode::DecodeLoop;
 use crate::schedule::{Scheduler, TowerJob};
@@ -141,6 +142,8 @@ pub struct Hosted {
     pub scheduler: Arc<Scheduler>,
     /// Its towers with their preprocessing, if it gives vectors.
     pub dual: Option<DualTower<QueuedTower>>,
+    /// Texts are filled to a multiple of so many tokens, so that those of about one length share a batch.
+    pub bucket: Option<usize>,
     /// Its texts under way, if it writes.
     pub decoding: Option<DecodeLoop>,
 }
@@ -159,7 +162,7 @@ impl Hosted {
         rows: usize,
         slots: usize,
     ) -> Result<Hosted, ServeError> {
-        let (mut dual, mut dimensions) = (None, None);
+        let (mut dual, mut dimensions, mut bucket) = (None, None, None);
         let specs = engine.specs();
         if let Some(folder) = folder.filter(|_| !specs.towers.is_empty()) {
             let tower = |name: &str| {
@@ -189,6 +192,7 @@ impl Hosted {
                 one(towers.encode_pixels(black).await)?
             };
             dimensions = Some(vector.len());
+            bucket = bucket_of(&specs.towers, folder);
             dual = Some(towers);
         }
         if let Some(kind) = specs.writer.filter(|_| !specs.hands_on) {
@@ -196,7 +200,17 @@ impl Hosted {
         }
         let decoding = specs.writer.map(|_| DecodeLoop::start(engine.clone(), scheduler.clone(), slots));
         let loaded = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or(Duration::ZERO);
-        Ok(Hosted { name, fingerprint, loaded: loaded.as_secs(), dimensions, engine, scheduler, dual, decoding })
+        Ok(Hosted {
+            name,
+            fingerprint,
+            loaded: loaded.as_secs(),
+            dimensions,
+            engine,
+            scheduler,
+            dual,
+            bucket,
+            decoding,
+        })
     }
 
     /// The towers.
@@ -257,6 +271,16 @@ impl Hosted {
     pub async fn embed_tokens(&self, tokens: &TokenBatch) -> Result<Vec<f32>, ServeError> {
         one(self.towers()?.encode_tokens(tokens).await)
     }
+}
+
+/// See [`Hosted::bucket`].
+const BUCKET: usize = 8;
+
+/// Where filling changes nothing but the time: rows share batches, a mask tells the graph what is filled, and it is filled behind.
+fn bucket_of(towers: &[TowerSpec], folder: &ModelFolder) -> Option<usize> {
+    let text = towers.iter().find(|tower| tower.cost == Cost::Tokens)?;
+    let behind = folder.config().tokenizer.padding_side == Side::Right;
+    (text.joinable && text.input("attention_mask").is_some() && behind).then_some(BUCKET)
 }
 
 /// Writes two tokens, so that what is made at the first prompt and at the first step is there when users come, and a model that
