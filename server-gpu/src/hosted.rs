@@ -4,14 +4,16 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lenslet::tasks::config::Side;
 use lenslet::tasks::dual_tower::{DualTower, Graphs, TaskError};
-use lenslet::tasks::image::{PixelBatch, Preprocessor};
+use lenslet::tasks::image::{PixelBatch, Pixels, Preprocessor};
 use lenslet::tasks::text::TextEncoder;
 use lenslet::tasks::tokens::TokenBatch;
 use lenslet::tasks::tower::{HostArray, Tower, TowerFailure};
 use lenslet_models::folder::{ModelFolder, Precision};
 
-use crate::engine::{Engine, TowerSpec, WarmUp};
+use crate::chat::{ChatPrompt, Turn};
+use crate::engine::{Cost, Engine, TowerSpec, WarmUp, WriterKind};
 use crate::error::{Reason, ServeError};
 use crate::schedule::decode::DecodeLoop;
 use crate::schedule::{Scheduler, TowerJob};
@@ -140,6 +142,8 @@ pub struct Hosted {
     pub scheduler: Arc<Scheduler>,
     /// Its towers with their preprocessing, if it gives vectors.
     pub dual: Option<DualTower<QueuedTower>>,
+    /// Texts are filled to a multiple of so many tokens, so that those of about one length share a batch.
+    pub bucket: Option<usize>,
     /// Its texts under way, if it writes.
     pub decoding: Option<DecodeLoop>,
 }
@@ -158,7 +162,7 @@ impl Hosted {
         rows: usize,
         slots: usize,
     ) -> Result<Hosted, ServeError> {
-        let (mut dual, mut dimensions) = (None, None);
+        let (mut dual, mut dimensions, mut bucket) = (None, None, None);
         let specs = engine.specs();
         if let Some(folder) = folder.filter(|_| !specs.towers.is_empty()) {
             let tower = |name: &str| {
@@ -188,11 +192,25 @@ impl Hosted {
                 one(towers.encode_pixels(black).await)?
             };
             dimensions = Some(vector.len());
+            bucket = bucket_of(&specs.towers, folder);
             dual = Some(towers);
+        }
+        if let Some(kind) = specs.writer.filter(|_| !specs.hands_on) {
+            warm_up_writer(&*engine, kind).await?;
         }
         let decoding = specs.writer.map(|_| DecodeLoop::start(engine.clone(), scheduler.clone(), slots));
         let loaded = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or(Duration::ZERO);
-        Ok(Hosted { name, fingerprint, loaded: loaded.as_secs(), dimensions, engine, scheduler, dual, decoding })
+        Ok(Hosted {
+            name,
+            fingerprint,
+            loaded: loaded.as_secs(),
+            dimensions,
+            engine,
+            scheduler,
+            dual,
+            bucket,
+            decoding,
+        })
     }
 
     /// The towers.
@@ -252,6 +270,37 @@ impl Hosted {
     /// See [`task_error`].
     pub async fn embed_tokens(&self, tokens: &TokenBatch) -> Result<Vec<f32>, ServeError> {
         one(self.towers()?.encode_tokens(tokens).await)
+    }
+}
+
+/// See [`Hosted::bucket`].
+const BUCKET: usize = 8;
+
+/// Where filling changes nothing but the time: rows share batches, a mask tells the graph what is filled, and it is filled behind.
+fn bucket_of(towers: &[TowerSpec], folder: &ModelFolder) -> Option<usize> {
+    let text = towers.iter().find(|tower| tower.cost == Cost::Tokens)?;
+    let behind = folder.config().tokenizer.padding_side == Side::Right;
+    (text.joinable && text.input("attention_mask").is_some() && behind).then_some(BUCKET)
+}
+
+/// Writes two tokens, so that what is made at the first prompt and at the first step is there when users come, and a model that
+/// cannot write is found at the start.
+async fn warm_up_writer(engine: &dyn Engine, kind: WriterKind) -> Result<(), ServeError> {
+    let grey = Pixels::from_rgb(64, 64, vec![127; 3 * 64 * 64]);
+    let grey = grey.map_err(|e| ServeError::internal(e.kind(), e.to_string()))?;
+    let prompt = ChatPrompt {
+        turns: vec![Turn { role: "user".into(), text: "Hello".into(), pictures: 0 }],
+        pictures: if kind == WriterKind::Text { vec![] } else { vec![grey] },
+        max_tokens: Some(2),
+        ..ChatPrompt::default()
+    };
+    let mut slots = [engine.begin(Arc::new(prompt)).await?];
+    loop {
+        match engine.decode_step(&mut slots).await.pop().flatten() {
+            Some(Ok(step)) if step.finish.is_some() => return Ok(()),
+            Some(Err(error)) => return Err(error),
+            Some(Ok(_)) | None => {}
+        }
     }
 }
 

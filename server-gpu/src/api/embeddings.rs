@@ -171,30 +171,42 @@ enum Words {
 impl Words {
     fn tokens(&self, model: &Hosted) -> Result<TokenBatch, ServeError> {
         let encoder = model.text_encoder()?;
-        let ids = match self {
+        let mut batch = match self {
             Words::Text(text) => {
-                return encoder.encode(&[text]).map_err(|e| ServeError::bad_request(e.kind(), e.to_string()));
+                encoder.encode(&[text]).map_err(|e| ServeError::bad_request(e.kind(), e.to_string()))?
             }
-            Words::Ids(ids) => ids,
+            Words::Ids(ids) => {
+                if let Some(limit) = encoder.context_length().filter(|&limit| ids.len() > limit) {
+                    let what = format!("{} token ids are more than the {limit} that this model reads", ids.len());
+                    return Err(ServeError::bad_request("text_too_long", what));
+                }
+                TokenBatch {
+                    input_ids: ids.iter().map(|&id| i64::from(id)).collect(),
+                    attention_mask: vec![1; ids.len()],
+                    texts: 1,
+                    length: ids.len(),
+                    counts: vec![ids.len()],
+                }
+            }
         };
-        if let Some(limit) = encoder.context_length().filter(|&limit| ids.len() > limit) {
-            let what = format!("{} token ids are more than the {limit} that this model reads", ids.len());
-            return Err(ServeError::bad_request("text_too_long", what));
-        }
-        let fill = match encoder.padding() {
-            Padding::Fixed(length) => length.saturating_sub(ids.len()),
-            Padding::Longest => 0,
+        let length = match (encoder.padding(), model.bucket) {
+            (Padding::Fixed(length), _) => length,
+            (Padding::Longest, Some(bucket)) => {
+                batch.length.next_multiple_of(bucket).min(encoder.context_length().unwrap_or(usize::MAX))
+            }
+            (Padding::Longest, None) => batch.length,
         };
-        let mut batch = TokenBatch {
-            input_ids: ids.iter().map(|&id| i64::from(id)).collect(),
-            attention_mask: vec![1; ids.len()],
-            texts: 1,
-            length: ids.len() + fill,
-            counts: vec![ids.len()],
-        };
-        batch.input_ids.resize(batch.length, encoder.pad_id());
-        batch.attention_mask.resize(batch.length, 0);
+        fill(&mut batch, length, encoder.pad_id());
         Ok(batch)
+    }
+}
+
+/// Fills one text behind its end.
+fn fill(batch: &mut TokenBatch, length: usize, id: i64) {
+    if length > batch.length {
+        batch.length = length;
+        batch.input_ids.resize(length, id);
+        batch.attention_mask.resize(length, 0);
     }
 }
 
@@ -210,4 +222,21 @@ async fn embed_words(
         Ok(Embedding { values: model.embed_tokens(&tokens).await?, tokens: tokens.counts.iter().sum() })
     };
     app.cache.get_or_compute(key, compute).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_filled_behind_its_end_and_never_cut() {
+        let text =
+            || TokenBatch { input_ids: vec![5, 6], attention_mask: vec![1, 1], texts: 1, length: 2, counts: vec![2] };
+        let mut batch = text();
+        fill(&mut batch, 4, 9);
+        assert_eq!((batch.input_ids, batch.attention_mask, batch.length), (vec![5, 6, 9, 9], vec![1, 1, 0, 0], 4));
+        let mut batch = text();
+        fill(&mut batch, 1, 9);
+        assert_eq!(batch, text());
+    }
 }

@@ -5,11 +5,12 @@ use lenslet::SessionOptions;
 use lenslet::tasks::image::decode;
 use lenslet_models::dual::{DualModel, Need};
 use lenslet_models::folder::{ModelFolder, Precision};
+use lenslet_server::config::ModelConfig;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::http::{Answer, post, send};
-use crate::setup::{block_on, cosine, data_url, picture, shared};
+use crate::http::{Answer, get, post, send};
+use crate::setup::{block_on, config, cosine, data_url, model, picture, shared, start, zoo};
 
 const PATH: &str = "/v1/embeddings";
 
@@ -29,12 +30,15 @@ pub(crate) fn vectors(answer: &Answer) -> Vec<Vec<f32>> {
 
 fn directly(name: &str, files: &[Vec<u8>], texts: &[&str]) -> Vec<Vec<f32>> {
     let folder = ModelFolder::locate(name).unwrap();
-    let mut model = DualModel::load(&folder, Precision::Auto, Need::Both, &SessionOptions::default()).unwrap();
+    let mut loaded = DualModel::load(&folder, Precision::Auto, Need::Both, &SessionOptions::default()).unwrap();
     let pictures: Vec<_> = files.iter().map(|file| decode(file).unwrap()).collect();
     pollster::block_on(async {
-        model.tower.settle_padding().await.unwrap();
-        let mut all = model.tower.encode_images(&pictures).await.unwrap();
-        all.extend(model.tower.encode_texts(texts).await.unwrap());
+        loaded.tower.settle_padding().await.unwrap();
+        let mut all = match pictures.is_empty() {
+            true => vec![],
+            false => loaded.tower.encode_images(&pictures).await.unwrap(),
+        };
+        all.extend(loaded.tower.encode_texts(texts).await.unwrap());
         all
     })
 }
@@ -60,6 +64,28 @@ fn vectors_are_those_of_the_runtime() {
 }
 
 const PHOTO: &str = "photos/astronaut.jpg";
+
+#[test]
+fn texts_of_several_lengths_share_batches_and_change_nothing() {
+    let Some(folder) = zoo("all-MiniLM-L6-v2/tiny") else { return };
+    let folder = folder.to_str().unwrap();
+    let texts = ["a cat", "a photo of a cat", "two dogs run over the green grass behind the house", "x"];
+    let wanted = directly(folder, &[], &texts);
+    block_on(async {
+        let mut settings = config(&[]);
+        settings.models = vec![ModelConfig { name: Some("texts".into()), ..model(folder) }];
+        let server = start(settings).await;
+        let metadata = get(server.address(), "/v2/models/texts").await.json();
+        assert_eq!(metadata["parameters"]["joinable"], true, "{metadata}");
+        let answer = post(server.address(), PATH, &json!({"model": "texts", "input": texts})).await;
+        for (got, wanted) in vectors(&answer).iter().zip(&wanted) {
+            assert!(cosine(got, wanted) >= 0.9999, "{}", cosine(got, wanted));
+        }
+        // Three of the four are of at most eight tokens: with one shape, they may be one batch.
+        let hosted = server.app().models().unwrap().get("texts").unwrap();
+        assert_eq!(hosted.bucket, Some(8));
+    });
+}
 
 #[test]
 fn base64_and_numbers_say_the_same() {

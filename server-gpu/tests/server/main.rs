@@ -1,5 +1,6 @@
 //! The server as clients see it: over connections to free ports.
 
+mod browser;
 mod chat;
 mod clients;
 mod embeddings;

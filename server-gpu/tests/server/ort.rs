@@ -6,7 +6,8 @@ use std::sync::OnceLock;
 
 use axum::http::StatusCode;
 use lenslet_server::Server;
-use lenslet_server::config::EngineKind;
+use lenslet_server::config::{Device, EngineKind};
+use lenslet_server::serve::StartError;
 use serde_json::json;
 
 use crate::chat::caption_request;
@@ -104,4 +105,15 @@ fn a_missing_library_is_an_error_at_the_start() {
     assert_eq!(output.status.code(), Some(1), "{error}");
     assert!(error.contains("/no/such/libonnxruntime.so") && error.contains("--ort-library"), "{error}");
     assert!(!error.contains("panicked"), "{error}");
+}
+
+#[test]
+fn a_library_without_cuda_is_an_error_where_cuda_is_asked_for() {
+    let Some(library) = onnxruntime() else { return };
+    let mut settings = config(&["emoji-clip"]);
+    (settings.engine, settings.device, settings.ort.library) = (EngineKind::Ort, Device::Cuda, Some(library));
+    let error = block_on(Server::start(settings)).err().expect("PyPI's onnxruntime has no CUDA");
+    let StartError::Load(error) = error else { panic!("{error}") };
+    assert_eq!(error.code, "ort_provider");
+    assert!(error.message.contains("emoji-clip") && error.message.contains("--device cpu"), "{error}");
 }

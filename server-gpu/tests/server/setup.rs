@@ -69,3 +69,14 @@ pub(crate) fn cosine(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     lenslet::tasks::similarity::cosine(a, b)
 }
+
+/// A folder of the zoo of test graphs: beside the checkout, or below `LENSLET_SHARED`.
+pub(crate) fn zoo(path: &str) -> Option<PathBuf> {
+    let beside = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared");
+    let shared = std::env::var_os("LENSLET_SHARED").map_or_else(beside, PathBuf::from);
+    let folder = shared.join("zoo").join(path);
+    if !folder.is_dir() {
+        eprintln!("left out: no {}", folder.display());
+    }
+    Some(folder).filter(|folder| folder.is_dir())
+}

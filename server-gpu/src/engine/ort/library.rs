@@ -88,10 +88,10 @@ pub(super) fn open(path: &Path, config: &Config) -> Result<Session, ServeError> 
     };
     let builder = build().map_err(|e| failed("ort_load", e.to_string()))?;
     let mut builder = builder.with_execution_providers(providers(config.device, &config.ort)).map_err(|e| {
-        failed(
-            "ort_provider",
-            format!("{e}. Is this onnxruntime built for the device, with CUDA's libraries beside it?"),
-        )
+        let said = e.to_string();
+        let said = said.trim_end_matches('.');
+        let advice = "Use a libonnxruntime built for the device, with CUDA's libraries beside it, or --device cpu";
+        failed("ort_provider", format!("{said}. {advice}"))
     })?;
     builder.commit_from_file(path).map_err(|e| failed("ort_load", e.to_string()))
 }
