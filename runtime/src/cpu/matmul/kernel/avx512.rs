@@ -81,6 +81,8 @@ unsafe fn byte_rows<const R: usize>(steps: usize, a: *const u8, b: *const u8, c:
         let mut acc = [[_mm512_setzero_si512(); 2]; R];
         for p in 0..steps {
             let b = b.add(p * NR * 4);
+            _mm_prefetch::<_MM_HINT_T0>(b.cast::<i8>().wrapping_add(AHEAD));
+            _mm_prefetch::<_MM_HINT_T0>(b.cast::<i8>().wrapping_add(AHEAD + 64));
             let (b0, b1) = (_mm512_loadu_si512(b.cast()), _mm512_loadu_si512(b.add(64).cast()));
             for (r, acc) in acc.iter_mut().enumerate() {
                 let x = _mm512_set1_epi32(a.add((p * MR + r) * 4).cast::<i32>().read_unaligned());
