@@ -236,7 +236,41 @@ fn widen_panel(from: &[u8], flip: i16, zeros: Option<&[i16]>, out: &mut [i16]) {
         // SAFETY: AVX2 was just detected.
         return unsafe { widen_panel_avx2(from, flip, zeros, out) };
     }
+    #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+    return match flip {
+        0 => widen_panel_simd128::<false>(from, zeros, out),
+        _ => widen_panel_simd128::<true>(from, zeros, out),
+    };
+    #[allow(unreachable_code, reason = "where there is no other kernel")]
     widen_panel_any(from, flip, zeros, out);
+}
+
+/// The same in 128-bit vectors. Spelled out, because compilers vectorise the plain loop in one build and not in the next,
+/// and it costs as much as the products then.
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+fn widen_panel_simd128<const SIGNED: bool>(from: &[u8], zeros: Option<&[i16]>, out: &mut [i16]) {
+    use std::arch::wasm32::*;
+    // Zero points repeat with each step of K; a panel is at least eight pairs wide.
+    let zeros = zeros.unwrap_or(&[0; 16]);
+    let (zeros, rest) = zeros.as_chunks::<16>();
+    assert!(rest.is_empty() && from.len() == out.len() && from.len().is_multiple_of(16));
+    let steps = from.as_chunks::<16>().0.chunks(zeros.len()).zip(out.as_chunks_mut::<16>().0.chunks_mut(zeros.len()));
+    for (from, out) in steps {
+        for ((from, out), zeros) in from.iter().zip(out).zip(zeros) {
+            // SAFETY: each array holds what is read or written of it; the instructions need no alignment.
+            unsafe {
+                let bytes = v128_load(from.as_ptr().cast());
+                let (low, high) = match SIGNED {
+                    true => (i16x8_extend_low_i8x16(bytes), i16x8_extend_high_i8x16(bytes)),
+                    false => (u16x8_extend_low_u8x16(bytes), u16x8_extend_high_u8x16(bytes)),
+                };
+                let zeros = zeros.as_ptr().cast::<v128>();
+                let out = out.as_mut_ptr().cast::<v128>();
+                v128_store(out, i16x8_sub(low, v128_load(zeros)));
+                v128_store(out.add(1), i16x8_sub(high, v128_load(zeros.add(1))));
+            }
+        }
+    }
 }
 
 /// The same, compiled for AVX2.
