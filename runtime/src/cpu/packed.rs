@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::Cpu;
+use super::matmul::Context;
 use crate::tensor::{AlignedBytes, ConstantId};
 
 /// What a constant was packed into. Shapes are part of it because one constant may be read through several.
@@ -60,8 +62,8 @@ impl PackCache {
 
 /// A packed operand: of a constant, from the cache; otherwise in scratch memory for one call.
 pub(crate) enum Packed {
-    /// Shared.
-    Cached(Arc<AlignedBytes>),
+    /// `len` bytes from `at` on, shared.
+    Cached { all: Arc<AlignedBytes>, at: usize, len: usize },
     /// For this call.
     Scratch(AlignedBytes),
 }
@@ -70,9 +72,48 @@ impl Packed {
     /// The elements.
     pub(crate) fn as_slice<T: bytemuck::Pod>(&self) -> &[T] {
         bytemuck::cast_slice(match self {
-            Packed::Cached(bytes) => bytes.as_slice(),
+            Packed::Cached { all, at, len } => &all.as_slice()[*at..][..*len],
             Packed::Scratch(bytes) => bytes.as_slice(),
         })
+    }
+}
+
+/// The packed operands of a batch of products, `len` bytes each: a constant's are all kept, others are packed when one is
+/// asked for. `pack(threads, i, out)` packs operand i.
+pub(crate) struct Operands<P> {
+    all: Option<Arc<AlignedBytes>>,
+    len: usize,
+    pack: P,
+}
+
+impl<P: Fn(usize, usize, &mut [u8])> Operands<P> {
+    /// `count` operands, of a constant and its form or computed.
+    pub(crate) fn new(cpu: &Cpu, constant: Option<(ConstantId, Form)>, count: usize, len: usize, pack: P) -> Self {
+        let all = constant.map(|(id, form)| {
+            cpu.packed.get(id, form, count * len, |bytes| {
+                for (i, out) in bytes.chunks_exact_mut(len.max(1)).enumerate() {
+                    pack(cpu.threads(), i, out);
+                }
+            })
+        });
+        Operands { all, len, pack }
+    }
+
+    /// Whether they are a constant's.
+    pub(crate) fn are_constant(&self) -> bool {
+        self.all.is_some()
+    }
+
+    /// Operand `i`.
+    pub(crate) fn get(&self, cx: Context<'_>, i: usize) -> Packed {
+        match &self.all {
+            Some(all) => Packed::Cached { all: all.clone(), at: i * self.len, len: self.len },
+            None => {
+                let mut room = cx.scratch.take(self.len);
+                (self.pack)(cx.threads, i, room.as_mut_slice());
+                Packed::Scratch(room)
+            }
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use crate::cpu::integer::sums::{Correction, Sums};
 use crate::cpu::matmul::kernel::{ByteKernel, Kernel};
 use crate::cpu::matmul::{Context, driver, over_batches};
 use crate::cpu::operands::Operands;
-use crate::cpu::packed::{Form, Packed};
+use crate::cpu::packed::{self, Form};
 use crate::cpu::parallel::SharedMut;
 use crate::error::KernelError;
 use crate::graph::{ConvInteger, ConvIntegerToFloat, Window};
@@ -159,28 +159,17 @@ impl<'a> Convolution<'a> {
         let mr = kernel.tile.mr;
         let filters = Filters { bytes: self.w, zeros: &self.w_zeros };
         let group_len = Filters::len(m, k, mr);
-        let cached = self.constant.map(|(id, _)| {
-            cpu.packed.get(id, Form::QuadRows { groups: self.groups, m, k }, self.groups * group_len, |bytes| {
-                for (group, out) in bytes.chunks_exact_mut(group_len.max(1)).enumerate() {
-                    filters.pack(cpu.threads(), kernel, group, (m, k), out);
-                }
-            })
+        let constant = self.constant.map(|(id, _)| (id, Form::QuadRows { groups: self.groups, m, k }));
+        let filters_packed = packed::Operands::new(cpu, constant, self.groups, group_len, |threads, group, out| {
+            filters.pack(threads, kernel, group, (m, k), out);
         });
         let has_zeros = (0..self.filters).any(|filter| filters.zero(kernel, filter) != 0);
         let image = self.channels * g.input_len();
         let planes = Planes::new(g);
         over_batches(cpu, g.batch * self.groups, m * n, out, |cx: Context<'_>, i, out: &mut [O]| {
             let group = i % self.groups;
-            let packed = match &cached {
-                Some(all) => Packed::Cached(all.clone()),
-                None => {
-                    let mut room = cx.scratch.take(group_len);
-                    filters.pack(cx.threads, kernel, group, (m, k), room.as_mut_slice());
-                    Packed::Scratch(room)
-                }
-            };
-            let at = if cached.is_some() { group * group_len } else { 0 };
-            let (rows, sums) = packed.as_slice::<u8>()[at..][..group_len].split_at(quads::rows_len(m, k, mr));
+            let packed = filters_packed.get(cx, group);
+            let (rows, sums) = packed.as_slice::<u8>().split_at(quads::rows_len(m, k, mr));
             let sums: &[i32] = bytemuck::cast_slice(sums);
             let x = &self.x.data[i * image..][..image];
             let pad = self.x_zero as u8;
@@ -220,38 +209,23 @@ impl<'a> Convolution<'a> {
         let (k, n, m) = (self.channels * g.taps(), g.output_len(), self.filters / self.groups);
         let image = self.channels * g.input_len();
         let rows_len = pack::rows_len(m, k, kernel.mr);
-        let pack_rows = |threads: usize, group: usize, out: &mut [i16]| {
-            let zero = |row: usize| self.w_zeros.at(group * m + row);
-            pack::pack_rows(threads, self.w.part(group * m * k, m * k), m, k, kernel.mr, zero, out);
-        };
-        let cached = self.constant.map(|(id, zero)| {
-            let form = Form::WideRows { groups: self.groups, m, k, zero };
-            cpu.packed.get(id, form, self.groups * rows_len * size_of::<i16>(), |bytes| {
-                let out: &mut [i16] = bytemuck::cast_slice_mut(bytes);
-                for (group, out) in out.chunks_exact_mut(rows_len.max(1)).enumerate() {
-                    pack_rows(cpu.threads(), group, out);
-                }
-            })
-        });
+        let constant = self.constant.map(|(id, zero)| (id, Form::WideRows { groups: self.groups, m, k, zero }));
+        let filters_packed =
+            packed::Operands::new(cpu, constant, self.groups, rows_len * size_of::<i16>(), |threads, group, out| {
+                let zero = |row: usize| self.w_zeros.at(group * m + row);
+                let (w, out) = (self.w.part(group * m * k, m * k), bytemuck::cast_slice_mut(out));
+                pack::pack_rows(threads, w, m, k, kernel.mr, zero, out);
+            });
         let planes = Planes::new(g);
         over_batches(cpu, g.batch * self.groups, m * n, out, |cx: Context<'_>, i, out: &mut [O]| {
             let group = i % self.groups;
-            let packed = match &cached {
-                Some(all) => Packed::Cached(all.clone()),
-                None => {
-                    let mut room = cx.scratch.take(rows_len * size_of::<i16>());
-                    pack_rows(cx.threads, group, bytemuck::cast_slice_mut(room.as_mut_slice()));
-                    Packed::Scratch(room)
-                }
-            };
-            let at = if cached.is_some() { group * rows_len } else { 0 };
-            let a = &packed.as_slice::<i16>()[at..][..rows_len];
+            let packed = filters_packed.get(cx, group);
             let x = &self.x.data[i * image..][..image];
             let pad = self.x_zero as u8;
             let loaded = patches::load(cx.threads, cx.scratch, &planes, x, pad);
             let patches = Patches::<u8>::new(&planes, &loaded, pad, self.x.flip());
             let out = SharedMut::new(out);
-            driver::multiply(cx, kernel, (m, n, k), a, &patches, |row, column, sums| {
+            driver::multiply(cx, kernel, (m, n, k), packed.as_slice(), &patches, |row, column, sums| {
                 let at = row * n + column;
                 // SAFETY: the driver stores each part of the m x n outputs once.
                 let out = unsafe { out.slice(at, sums.len()) };

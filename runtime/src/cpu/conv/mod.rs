@@ -26,7 +26,7 @@ use super::epilogue::Epilogue;
 use super::matmul::pack::{Matrix, Widen};
 use super::matmul::{Context, Finish, over_batches};
 use super::operands::Operands;
-use super::packed::{Form, Packed};
+use super::packed::{self, Form, Packed};
 use super::parallel;
 use crate::error::KernelError;
 use crate::graph::Conv;
@@ -91,43 +91,27 @@ fn typed<S: Element + Widen>(
         let filter = |group: usize| Matrix::new(&filter_data[group * m * k..][..m * k], k, m, (1, k));
         let len = filter(0).packed_columns_len(kernel.nr);
         let form = Form::Columns { matrices: op.groups, k, n: m, transposed: true };
-        let panels = cpu.packed.get(id, form, op.groups * len * size_of::<f32>(), |bytes| {
-            let out: &mut [f32] = bytemuck::cast_slice_mut(bytes);
-            for (group, out) in out.chunks_exact_mut(len.max(1)).enumerate() {
-                filter(group).pack_columns(cpu.threads(), kernel.nr, out);
-            }
-        });
-        let panels: &[f32] = bytemuck::cast_slice(panels.as_slice());
+        let packed =
+            packed::Operands::new(cpu, Some((id, form)), op.groups, len * size_of::<f32>(), |threads, i, out| {
+                filter(i).pack_columns(threads, kernel.nr, bytemuck::cast_slice_mut(out));
+            });
         over_batches(cpu, g.batch * op.groups, m * n, out, |cx: Context<'_>, i, out: &mut [f32]| {
             let group = i % op.groups;
-            let (x, panels) = (&x[i * image..][..image], &panels[group * len..][..len]);
-            positions::convolve(cx, kernel, &planes, x, panels, (m, n, k), of_group(group), i * m * n, out);
+            let (x, panels) = (&x[i * image..][..image], packed.get(cx, group));
+            positions::convolve(cx, kernel, &planes, x, panels.as_slice(), (m, n, k), of_group(group), i * m * n, out);
         });
         return Ok(());
     }
     let rows = |group: usize| Matrix::new(&filter_data[group * m * k..][..m * k], m, k, (k, 1));
     let rows_len = rows(0).packed_rows_len(kernel.mr);
-    let cached = w.constant.map(|id| {
-        let form = Form::Rows { groups: op.groups, m, k };
-        cpu.packed.get(id, form, op.groups * rows_len * size_of::<f32>(), |bytes| {
-            let out: &mut [f32] = bytemuck::cast_slice_mut(bytes);
-            for (group, out) in out.chunks_exact_mut(rows_len.max(1)).enumerate() {
-                rows(group).pack_rows(cpu.threads(), kernel.mr, out);
-            }
-        })
+    let constant = w.constant.map(|id| (id, Form::Rows { groups: op.groups, m, k }));
+    let packed = packed::Operands::new(cpu, constant, op.groups, rows_len * size_of::<f32>(), |threads, group, out| {
+        rows(group).pack_rows(threads, kernel.mr, bytemuck::cast_slice_mut(out));
     });
     over_batches(cpu, g.batch * op.groups, m * n, out, |cx: Context<'_>, i, out: &mut [f32]| {
         let group = i % op.groups;
-        let packed = match &cached {
-            Some(all) => Packed::Cached(all.clone()),
-            None => {
-                let mut room = cx.scratch.take(rows_len * size_of::<f32>());
-                rows(group).pack_rows(cx.threads, kernel.mr, bytemuck::cast_slice_mut(room.as_mut_slice()));
-                Packed::Scratch(room)
-            }
-        };
-        let at = if cached.is_some() { group * rows_len } else { 0 };
-        let a = &packed.as_slice::<f32>()[at..][..rows_len];
+        let packed = packed.get(cx, group);
+        let a = packed.as_slice();
         let finish = Finish { alpha: 1.0, epilogue: of_group(group), at: i * m * n };
         let x = &x[i * image..][..image];
         if g.is_pointwise() {
@@ -147,19 +131,12 @@ fn widened(
     count: usize,
     element: impl Fn(usize) -> f32,
 ) -> Packed {
-    let size = count * size_of::<f32>();
-    let fill = |bytes: &mut [u8]| {
+    let constant = constant.map(|(id, zero)| (id, Form::Floats { zero }));
+    let fill = |_, _, bytes: &mut [u8]| {
         let out: &mut [f32] = bytemuck::cast_slice_mut(bytes);
         out.iter_mut().enumerate().for_each(|(i, out)| *out = element(i));
     };
-    match constant {
-        Some((id, zero)) => Packed::Cached(cpu.packed.get(id, Form::Floats { zero }, size, fill)),
-        None => {
-            let mut room = cpu.scratch.take(size);
-            fill(room.as_mut_slice());
-            Packed::Scratch(room)
-        }
-    }
+    packed::Operands::new(cpu, constant, 1, count * size_of::<f32>(), fill).get(cpu.context(), 0)
 }
 
 /// Convolves each channel with its `m` filters: `load` copies a channel (counted over the batch) into planes, and

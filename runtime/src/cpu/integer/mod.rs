@@ -60,9 +60,9 @@ pub(crate) fn run_to_float(
 pub(crate) fn pack_ahead(cpu: &Cpu, b: TensorView<'_>, k: usize, n: usize) -> bool {
     let (Some(id), Ok(bytes)) = (b.constant, Bytes::of("MatMulInteger", &b)) else { return false };
     match cpu.kernels().bytes {
-        Some(kernel) => quads::packed_columns(cpu, &kernel.tile, id, 1, (k, n), |_| bytes),
-        None => wide::packed_columns(cpu, cpu.kernels().wide, id, 1, (k, n), |_| bytes),
-    };
+        Some(kernel) => drop(quads::packed_columns(cpu, kernel.tile.nr, Some(id), 1, (k, n), |_| bytes)),
+        None => drop(wide::packed_columns(cpu, cpu.kernels().wide.nr, Some(id), 1, (k, n), |_| bytes)),
+    }
     true
 }
 

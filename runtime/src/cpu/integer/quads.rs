@@ -6,15 +6,14 @@
 //! `sum (a - za) (b - zb) = sum a b - za sum b - zb (sum a - K za)`, exact in wrapping 32-bit arithmetic.
 
 use std::ops::Range;
-use std::sync::Arc;
 
 use super::pack::{Bytes, Zeros};
 use super::sums::{Correction, Sums};
 use super::{Part, Product};
 use crate::cpu::matmul::driver::{self, PackedColumns, RowPanels};
-use crate::cpu::matmul::kernel::{ByteKernel, Kernel};
+use crate::cpu::matmul::kernel::ByteKernel;
 use crate::cpu::matmul::{Context, over_batches};
-use crate::cpu::packed::{Form, Packed};
+use crate::cpu::packed::{Form, Operands};
 use crate::cpu::parallel::{self, SharedMut};
 use crate::cpu::{Cpu, math};
 use crate::tensor::{AlignedBytes, ConstantId, Element};
@@ -177,20 +176,18 @@ impl<'a> ColumnZeros<'a> {
     }
 }
 
-/// The panels of a constant of `matrices` matrices of `k` x `n`, of which `matrix` gives each, with their sums.
+/// The panels of `matrices` matrices of `k` x `n`, of which `matrix` gives each, with their sums.
 pub(super) fn packed_columns<'a>(
     cpu: &Cpu,
-    tile: &Kernel<u8>,
-    id: ConstantId,
+    nr: usize,
+    constant: Option<ConstantId>,
     matrices: usize,
     (k, n): (usize, usize),
     matrix: impl Fn(usize) -> Bytes<'a>,
-) -> Arc<AlignedBytes> {
-    let len = columns_len(k, n, tile.nr);
-    cpu.packed.get(id, Form::Quads { matrices, k, n }, matrices * len, |bytes| {
-        for (i, out) in bytes.chunks_exact_mut(len.max(1)).enumerate() {
-            pack_columns(cpu.threads(), matrix(i), k, n, tile.nr, out);
-        }
+) -> Operands<impl Fn(usize, usize, &mut [u8])> {
+    let constant = constant.map(|id| (id, Form::Quads { matrices, k, n }));
+    Operands::new(cpu, constant, matrices, columns_len(k, n, nr), move |threads, i, out| {
+        pack_columns(threads, matrix(i), k, n, nr, out);
     })
 }
 
@@ -205,34 +202,20 @@ impl Product<'_> {
     ) {
         let (m, n, k) = (self.dims.m, self.dims.n, self.dims.k);
         let (tile, a_signed) = (&kernel.tile, kernel.a_signed);
-        let b_len = columns_len(k, n, tile.nr);
-        let pack_b = |threads: usize, index: usize, out: &mut [u8]| {
-            pack_columns(threads, self.b.part(index * k * n, k * n), k, n, tile.nr, out);
-        };
-        let cached = self
-            .b_view
-            .constant
-            .map(|id| packed_columns(cpu, tile, id, self.dims.b_matrices, (k, n), |i| self.b.part(i * k * n, k * n)));
+        let b_matrix = |i: usize| self.b.part(i * k * n, k * n);
+        let b = packed_columns(cpu, tile.nr, self.b_view.constant, self.dims.b_matrices, (k, n), b_matrix);
+        // Sums of rows only count if a column has a zero point.
+        let column_zero = self.b_zeros.one().map(|zero| moved(zero, self.b.signed, true));
+        let summed = if column_zero == Some(0) { 0 } else { m };
         over_batches(cpu, self.dims.batches.len(), m * n, out, |cx: Context<'_>, batch: usize, out: &mut [O]| {
             let (ai, bi) = self.dims.batches[batch];
             let rows_len = rows_len(m, k, tile.mr);
-            // Sums of rows only count if a column has a zero point.
-            let column_zero = self.b_zeros.one().map(|zero| moved(zero, self.b.signed, true));
-            let summed = if column_zero == Some(0) { 0 } else { m };
             let mut room = cx.scratch.take(rows_len + summed * size_of::<i32>());
             let (rows, sums) = room.as_mut_slice().split_at_mut(rows_len);
             let sums: &mut [i32] = bytemuck::cast_slice_mut(sums);
             pack_rows(cx.threads, self.a.part(ai * m * k, m * k), a_signed, (m, k), tile.mr, rows, sums);
-            let packed = match &cached {
-                Some(all) => Packed::Cached(all.clone()),
-                None => {
-                    let mut room = cx.scratch.take(b_len);
-                    pack_b(cx.threads, bi, room.as_mut_slice());
-                    Packed::Scratch(room)
-                }
-            };
-            let at = if cached.is_some() { bi * b_len } else { 0 };
-            let (panels, columns) = packed.as_slice::<u8>()[at..][..b_len].split_at(panels_len(k, n, tile.nr));
+            let packed = b.get(cx, bi);
+            let (panels, columns) = packed.as_slice::<u8>().split_at(panels_len(k, n, tile.nr));
             let columns: &[i32] = bytemuck::cast_slice(columns);
             let room = self.column_zeros(&cx, bi);
             let column_zeros = match &room {

@@ -1,7 +1,5 @@
 //! Products of bytes widened to 16 bits and freed of their zero points, for machines that add up pairs only.
 
-use std::sync::Arc;
-
 use super::pack::{self, ByteColumns, Bytes};
 use super::sums::{Correction, Sums};
 use super::{Part, Product, thin};
@@ -9,24 +7,22 @@ use crate::cpu::Cpu;
 use crate::cpu::matmul::dims::Dims;
 use crate::cpu::matmul::kernel::Kernel;
 use crate::cpu::matmul::{Context, driver, over_batches};
-use crate::cpu::packed::{Form, Packed};
+use crate::cpu::packed::{Form, Operands};
 use crate::cpu::parallel::SharedMut;
-use crate::tensor::{AlignedBytes, ConstantId, Element};
+use crate::tensor::{ConstantId, Element};
 
-/// The panels of a constant of `matrices` matrices of `k` x `n`, of which `matrix` gives each, in bytes.
+/// The panels of `matrices` matrices of `k` x `n`, of which `matrix` gives each, in bytes.
 pub(super) fn packed_columns<'a>(
     cpu: &Cpu,
-    kernel: &Kernel<i16>,
-    id: ConstantId,
+    nr: usize,
+    constant: Option<ConstantId>,
     matrices: usize,
     (k, n): (usize, usize),
     matrix: impl Fn(usize) -> Bytes<'a>,
-) -> Arc<AlignedBytes> {
-    let len = pack::columns_len(k, n, kernel.nr);
-    cpu.packed.get(id, Form::ByteColumns { matrices, k, n }, matrices * len, |bytes| {
-        for (i, out) in bytes.chunks_exact_mut(len.max(1)).enumerate() {
-            pack::pack_columns(cpu.threads(), matrix(i).data, k, n, kernel.nr, out);
-        }
+) -> Operands<impl Fn(usize, usize, &mut [u8])> {
+    let constant = constant.map(|id| (id, Form::ByteColumns { matrices, k, n }));
+    Operands::new(cpu, constant, matrices, pack::columns_len(k, n, nr), move |threads, i, out| {
+        pack::pack_columns(threads, matrix(i).data, k, n, nr, out);
     })
 }
 
@@ -40,24 +36,19 @@ impl Product<'_> {
         finish: impl Fn(Part<'_>, &mut [O]) + Sync,
     ) {
         let Dims { m, n, k, ref batches, b_matrices } = self.dims;
-        let b_len = pack::columns_len(k, n, kernel.nr);
-        let pack_b = |threads: usize, index: usize, out: &mut [u8]| {
-            pack::pack_columns(threads, self.b.part(index * k * n, k * n).data, k, n, kernel.nr, out);
-        };
-        let cached = self
-            .b_view
-            .constant
-            .map(|id| packed_columns(cpu, kernel, id, b_matrices, (k, n), |i| self.b.part(i * k * n, k * n)));
+        let b_matrix = |i: usize| self.b.part(i * k * n, k * n);
+        let b = packed_columns(cpu, kernel.nr, self.b_view.constant, b_matrices, (k, n), b_matrix);
         let product = |cx: Context<'_>, batch: usize, out: &mut [O]| {
             let (ai, bi) = batches[batch];
             let zero = |row: usize| self.a_zeros.at(ai * m + row);
-            if let Some(all) = cached.as_ref().filter(|_| thin::serves(m, k, kernel.nr)) {
+            let packed = b.get(cx, bi);
+            let bytes = Bytes { data: packed.as_slice(), signed: self.b.signed };
+            if b.are_constant() && thin::serves(m, k, kernel.nr) {
                 let padded = k.next_multiple_of(2);
                 let mut room = cx.scratch.take(m * padded * size_of::<i16>());
                 let rows: &mut [i16] = bytemuck::cast_slice_mut(room.as_mut_slice());
                 // Rows one behind the other: panels of one row.
                 pack::pack_rows(1, self.a.part(ai * m * k, m * k), m, k, 1, zero, rows);
-                let bytes = Bytes { data: &all.as_slice()[bi * b_len..][..b_len], signed: self.b.signed };
                 let panels = thin::Panels { bytes, k, n, nr: kernel.nr };
                 let out = SharedMut::new(out);
                 thin::multiply(cx, rows, &panels, &self.b_zeros, bi * n, |row, column, sums| {
@@ -72,17 +63,7 @@ impl Product<'_> {
             let mut room = cx.scratch.take(pack::rows_len(m, k, kernel.mr) * size_of::<i16>());
             let rows: &mut [i16] = bytemuck::cast_slice_mut(room.as_mut_slice());
             pack::pack_rows(cx.threads, self.a.part(ai * m * k, m * k), m, k, kernel.mr, zero, rows);
-            let packed = match &cached {
-                Some(all) => Packed::Cached(all.clone()),
-                None => {
-                    let mut room = cx.scratch.take(b_len);
-                    pack_b(cx.threads, bi, room.as_mut_slice());
-                    Packed::Scratch(room)
-                }
-            };
-            let at = if cached.is_some() { bi * b_len } else { 0 };
-            let panels = Bytes { data: &packed.as_slice::<u8>()[at..][..b_len], signed: self.b.signed };
-            let columns = ByteColumns::new(panels, k, n, kernel.nr, &self.b_zeros, bi);
+            let columns = ByteColumns::new(bytes, k, n, kernel.nr, &self.b_zeros, bi);
             let out = SharedMut::new(out);
             driver::multiply(cx, kernel, (m, n, k), rows, &columns, |row, column, sums| {
                 let at = row * n + column;

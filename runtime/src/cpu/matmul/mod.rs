@@ -6,8 +6,6 @@ pub(crate) mod kernel;
 pub(crate) mod pack;
 mod thin;
 
-use std::sync::Arc;
-
 use dims::Dims;
 use driver::Columns;
 pub(crate) use driver::{Context, PackedColumns};
@@ -18,11 +16,11 @@ use pack::{Matrix, Widen};
 use super::Cpu;
 use super::epilogue::Epilogue;
 use super::operands::Operands;
-use super::packed::Form;
+use super::packed::{self, Form};
 use super::parallel::{self, SharedMut};
 use crate::error::KernelError;
 use crate::graph::MatMul;
-use crate::tensor::{AlignedBytes, ConstantId, DType, Element, TensorView, TensorViewMut};
+use crate::tensor::{ConstantId, DType, Element, TensorView, TensorViewMut};
 
 /// Runs [`crate::graph::Op::MatMul`].
 pub(crate) fn run(
@@ -74,9 +72,8 @@ fn typed<S: Element + Widen>(
         let finish = Finish { alpha: op.alpha, epilogue, at: batch * m * n };
         match &panels {
             Some(panels) => {
-                let panels: &[f32] = bytemuck::cast_slice(panels.as_slice());
-                let len = panels.len() / dims.b_matrices;
-                let b = PackedColumns { data: &panels[bi * len..][..len], k };
+                let panels = panels.get(cx, bi);
+                let b = PackedColumns { data: panels.as_slice(), k };
                 finish.multiply(cx, kernel, a, (m, n, k), &b, out);
             }
             None => finish.multiply_once(cx, kernel, a, b_matrix(bi), out),
@@ -94,14 +91,11 @@ fn packed_columns<'a, S: Widen + 'a>(
     (k, n): (usize, usize),
     transposed: bool,
     matrix: impl Fn(usize) -> Matrix<'a, S>,
-) -> Arc<AlignedBytes> {
+) -> packed::Operands<impl Fn(usize, usize, &mut [u8])> {
     let nr = cpu.kernels().f32.nr;
-    let len = n.next_multiple_of(nr) * k;
-    cpu.packed.get(id, Form::Columns { matrices, k, n, transposed }, matrices * len * size_of::<f32>(), |bytes| {
-        let out: &mut [f32] = bytemuck::cast_slice_mut(bytes);
-        for (i, out) in out.chunks_exact_mut(len.max(1)).enumerate() {
-            matrix(i).pack_columns(cpu.threads(), nr, out);
-        }
+    let (constant, len) = ((id, Form::Columns { matrices, k, n, transposed }), n.next_multiple_of(nr) * k);
+    packed::Operands::new(cpu, Some(constant), matrices, len * size_of::<f32>(), move |threads, i, out| {
+        matrix(i).pack_columns(threads, nr, bytemuck::cast_slice_mut(out));
     })
 }
 
