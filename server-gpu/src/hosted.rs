@@ -9,7 +9,7 @@ use lenslet::tasks::dual_tower::{DualTower, Graphs, TaskError};
 use lenslet::tasks::image::{PixelBatch, Pixels, Preprocessor};
 use lenslet::tasks::text::TextEncoder;
 use lenslet::tasks::tokens::TokenBatch;
-use lenslet::tasks::tower::{HostArray, Tower, TowerFailure};
+use lenslet::tasks::tower::{HostArray, Tower, TowerFailure, into_tensors, named};
 use lenslet_models::folder::{ModelFolder, Precision};
 
 use crate::chat::{ChatPrompt, Turn};
@@ -98,15 +98,11 @@ impl Tower for QueuedTower {
         outputs: &[&str],
     ) -> Result<Vec<(String, HostArray)>, TowerFailure> {
         let spec = &self.engine.specs().towers[self.tower];
-        let tensor = |(name, array): (String, HostArray)| {
-            let declared = spec.input(&name).map(|input| input.dtype);
-            Ok::<_, TowerFailure>((name, array.into_tensor(declared)?))
-        };
-        let inputs = inputs.into_iter().map(tensor).collect::<Result<Vec<_>, _>>()?;
+        let inputs = into_tensors(inputs, |name| spec.input(name).map(|input| input.dtype))?;
         let wanted: Vec<String> = outputs.iter().map(|&name| name.to_owned()).collect();
         let job = TowerJob { engine: self.engine.clone(), tower: self.tower, inputs, outputs: wanted };
         let results = self.scheduler.submit(job).await?;
-        Ok(outputs.iter().zip(&results).map(|(name, tensor)| ((*name).to_owned(), HostArray::from(tensor))).collect())
+        Ok(named(outputs, &results))
     }
 }
 

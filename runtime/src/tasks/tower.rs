@@ -124,6 +124,26 @@ impl From<&Tensor> for HostArray {
     }
 }
 
+/// A tower's inputs as tensors, each of the type that `declared` gives for its name.
+///
+/// # Errors
+/// As [`HostArray::into_tensor`].
+pub fn into_tensors(
+    inputs: Vec<(String, HostArray)>,
+    declared: impl Fn(&str) -> Option<DType>,
+) -> Result<Vec<(String, Tensor)>, TowerFailure> {
+    let tensor = |(name, array): (String, HostArray)| {
+        let declared = declared(&name);
+        Ok((name, array.into_tensor(declared)?))
+    };
+    inputs.into_iter().map(tensor).collect()
+}
+
+/// A tower's outputs, in the order of their names.
+pub fn named(outputs: &[&str], results: &[Tensor]) -> Vec<(String, HostArray)> {
+    outputs.iter().zip(results).map(|(&name, tensor)| (name.to_owned(), HostArray::from(tensor))).collect()
+}
+
 impl Tower for SessionTower {
     fn inputs(&self) -> &[String] {
         &self.inputs
@@ -138,15 +158,11 @@ impl Tower for SessionTower {
         inputs: Vec<(String, HostArray)>,
         outputs: &[&str],
     ) -> Result<Vec<(String, HostArray)>, TowerFailure> {
-        let tensors = inputs
-            .into_iter()
-            .map(|(name, array)| {
-                let declared = self.session.inputs().iter().find(|info| *info.name == *name).map(|info| info.dtype);
-                Ok::<_, TowerFailure>((name, array.into_tensor(declared)?))
-            })
-            .collect::<Result<Vec<_>, _>>()?;
+        let declared =
+            |name: &str| self.session.inputs().iter().find(|info| *info.name == *name).map(|info| info.dtype);
+        let tensors = into_tensors(inputs, declared)?;
         let inputs: Vec<(&str, Tensor)> = tensors.iter().map(|(name, t)| (name.as_str(), t.clone())).collect();
         let results = self.session.run_for(&inputs, outputs).await?;
-        Ok(outputs.iter().zip(&results).map(|(name, tensor)| ((*name).to_owned(), HostArray::from(tensor))).collect())
+        Ok(named(outputs, &results))
     }
 }
