@@ -1,9 +1,12 @@
-//! Splits a kernel's work over the threads of one fixed pool.
+//! Splits a kernel's work over the threads of one fixed crew.
 //!
-//! The pool is made once in a process and shared by all sessions, so no thread is spawned while a model runs. The
+//! The crew is made once in a process and shared by all sessions, so no thread is spawned while a model runs. The
 //! calling thread works too: `threads` workers take tasks from one counter until none is left, which balances tasks of
 //! different lengths and keeps a session to the number of threads it was given. Without the feature `threads`, with
 //! one thread, or where threads cannot be made, it is a plain loop.
+
+#[cfg(feature = "threads")]
+mod crew;
 
 /// Calls `task(i)` for each `i` of `0..tasks`, on up to `threads` threads.
 pub(crate) fn for_each(threads: usize, tasks: usize, task: impl Fn(usize) + Sync) {
@@ -19,11 +22,9 @@ pub(crate) fn for_each_with<S>(
 ) {
     let workers = threads.min(tasks);
     #[cfg(feature = "threads")]
-    if workers > 1
-        && let Some(pool) = pool()
-    {
+    if workers > 1 {
         let next = std::sync::atomic::AtomicUsize::new(0);
-        let work = || {
+        crew().run(workers - 1, &|| {
             let mut state = None;
             loop {
                 let i = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -32,12 +33,6 @@ pub(crate) fn for_each_with<S>(
                 }
                 task(state.get_or_insert_with(&init), i);
             }
-        };
-        pool.in_place_scope(|scope| {
-            for _ in 1..workers {
-                scope.spawn(|_| work());
-            }
-            work();
         });
         return;
     }
@@ -63,16 +58,14 @@ pub(crate) fn for_each_chunk<T: Send>(
     });
 }
 
-/// The pool: one thread fewer than there are cores, because the caller works as well.
+/// The crew: one thread fewer than there are cores, because the caller works as well.
 #[cfg(feature = "threads")]
-fn pool() -> Option<&'static rayon::ThreadPool> {
-    static POOL: std::sync::OnceLock<Option<rayon::ThreadPool>> = std::sync::OnceLock::new();
-    let make = || {
+fn crew() -> &'static crew::Crew {
+    static CREW: std::sync::OnceLock<crew::Crew> = std::sync::OnceLock::new();
+    CREW.get_or_init(|| {
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
-        let name = |i| format!("lenslet-{i}");
-        rayon::ThreadPoolBuilder::new().num_threads(cores.saturating_sub(1).max(1)).thread_name(name).build().ok()
-    };
-    POOL.get_or_init(make).as_ref()
+        crew::Crew::new(cores.saturating_sub(1).max(1))
+    })
 }
 
 /// A slice that tasks write disjoint parts of.
