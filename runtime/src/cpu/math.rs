@@ -1,8 +1,8 @@
 //! Functions of one `f32`, written so that LLVM turns their loops into vector code.
 //!
 //! No branch, no table, no call: only multiplications, additions, comparisons that become blends, and bit tricks on the
-//! exponent. x86-64 runs a copy compiled for AVX2 and FMA where the machine has them; aarch64 and wasm32 need no second
-//! copy, because their vector instructions are part of the target.
+//! exponent. x86-64 runs a copy compiled for AVX-512, or for AVX2 and FMA, where the machine has them; aarch64 and wasm32
+//! need no second copy, because their vector instructions are part of the target.
 //!
 //! Largest errors, from the tests below, which walk the whole range (ulp: units in the last place of the true value):
 //!
@@ -33,9 +33,21 @@ pub(crate) trait Kernel {
 pub(crate) fn dispatch<K: Kernel>(kernel: K) -> K::Output {
     #[cfg(target_arch = "x86_64")]
     {
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+        fn run_avx512<K: Kernel>(kernel: K) -> K::Output {
+            kernel.run::<true>()
+        }
         #[target_feature(enable = "avx2,fma")]
         fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
             kernel.run::<true>()
+        }
+        if std::arch::is_x86_feature_detected!("avx512f")
+            && std::arch::is_x86_feature_detected!("avx512bw")
+            && std::arch::is_x86_feature_detected!("avx512dq")
+            && std::arch::is_x86_feature_detected!("avx512vl")
+        {
+            // SAFETY: the machine has these features; AVX2 and FMA are part of AVX-512F.
+            return unsafe { run_avx512(kernel) };
         }
         if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
             // SAFETY: the machine has both features.

@@ -1,14 +1,16 @@
 //! The computation: scores of a block of queries, softmax, weighted values.
 //!
-//! A task is one head and one block of queries. It multiplies straight from the operands' own layout (the product packs
+//! Many queries go another way, see [`columns`]. Of few, a task is one head and one block of queries. It multiplies straight from the operands' own layout (the product packs
 //! its operands anyway, whatever their strides), and its scores, a block of rows only, stay in the second-level cache
 //! between the two products. A decoding step has one query a head: there the heads that share keys are one task,
 //! so that the cache is read once for all of them.
 
 use std::ops::Range;
 
+use super::columns;
 use crate::cpu::args::invalid;
 use crate::cpu::matmul::gemm;
+use crate::cpu::matmul::pack::Matrix;
 use crate::cpu::parallel::SharedMut;
 use crate::cpu::softmax::softmax_row;
 use crate::cpu::{Cpu, math, parallel};
@@ -55,6 +57,11 @@ impl<'a> Heads<'a> {
         [self.batch, self.rows, self.size]
     }
 
+    /// Rows of head (b, h).
+    pub(super) fn matrix(&self, b: usize, h: usize, rows: Range<usize>) -> Matrix<'a, f32> {
+        Matrix::new(self.from(b, h, rows.start), rows.len(), self.size, (self.strides[2], self.strides[3]))
+    }
+
     /// The elements from row `row` of head (b, h) on.
     pub(crate) fn from(&self, b: usize, h: usize, row: usize) -> &'a [f32] {
         self.data.get(b * self.strides[0] + h * self.strides[1] + row * self.strides[2]..).unwrap_or(&[])
@@ -64,8 +71,9 @@ impl<'a> Heads<'a> {
 /// What is added to the scores, broadcast to [batch, heads, queries, keys].
 #[derive(Clone, Copy)]
 pub(crate) struct Bias<'a> {
-    data: &'a [f32],
-    strides: [usize; 4],
+    pub(super) data: &'a [f32],
+    /// Elements between entries of the batch, heads, queries, keys; 0 where all have the same.
+    pub(super) strides: [usize; 4],
 }
 
 impl<'a> Bias<'a> {
@@ -125,6 +133,9 @@ impl Job<'_> {
         if y.is_empty() {
             return;
         }
+        if columns::serves(cpu, queries) {
+            return columns::run(self, cpu, visible, y);
+        }
         let group = self.heads / self.kv_heads;
         // With one query a head, rows of a task are the heads of a group; else they are queries of one head.
         let share = queries == 1 && group > 1;
@@ -174,15 +185,20 @@ impl Job<'_> {
                 if visible(b, query).is_empty() && !self.zero_masked_rows {
                     row.fill(f32::NAN);
                 }
-                let at = if self.merged_output {
-                    ((b * queries + query) * self.heads + head) * size
-                } else {
-                    ((b * self.heads + head) * queries + query) * size
-                };
                 // SAFETY: each (batch, head, query) belongs to one task, and rows of y do not overlap.
-                unsafe { y.slice(at, size) }.copy_from_slice(row);
+                unsafe { y.slice(self.row_of_output(b, head, query), size) }.copy_from_slice(row);
             }
         });
+    }
+
+    /// Where the output of a query begins.
+    pub(super) fn row_of_output(&self, b: usize, head: usize, query: usize) -> usize {
+        let row = if self.merged_output {
+            (b * self.q.rows + query) * self.heads + head
+        } else {
+            (b * self.heads + head) * self.q.rows + query
+        };
+        row * self.v.size
     }
 
     /// Scores of one query, over `keys`, into weights: those outside `seen` become 0.

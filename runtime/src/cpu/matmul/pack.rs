@@ -5,7 +5,7 @@ use std::ops::Range;
 use half::f16;
 
 use super::driver::{Columns, RowPanels};
-use crate::cpu::parallel;
+use crate::cpu::{math, parallel};
 
 /// A number that packing widens to f32.
 pub(crate) trait Widen: Copy + Send + Sync {
@@ -46,6 +46,11 @@ impl<'a, S: Widen> Matrix<'a, S> {
         Matrix { data, rows, columns, strides }
     }
 
+    /// The same elements with rows and columns exchanged.
+    pub(crate) fn transposed(self) -> Self {
+        Matrix { rows: self.columns, columns: self.rows, strides: (self.strides.1, self.strides.0), ..self }
+    }
+
     #[inline(always)]
     pub(super) fn at(&self, r: usize, c: usize) -> f32 {
         self.data[r * self.strides.0 + c * self.strides.1].widen()
@@ -67,13 +72,17 @@ impl<'a, S: Widen> Matrix<'a, S> {
         // A thread is worth waking from some ten thousand elements on.
         let threads = if self.rows * self.columns < 1 << 15 { 1 } else { threads };
         parallel::for_each_chunk(threads, &mut out[..panels.count * mr * self.columns], mr * self.columns, |i, out| {
-            for (r, row) in panels.range(i).enumerate() {
-                if self.strides.1 == 1 {
-                    let from = &self.data[row * self.strides.0..][..self.columns];
-                    for (out, x) in out[r..].iter_mut().step_by(mr).zip(from) {
-                        *out = x.widen();
-                    }
-                } else {
+            let range = panels.range(i);
+            if self.strides.1 == 1 {
+                let from = &self.data[range.start * self.strides.0..];
+                turn(from, self.strides.0, (range.len(), self.columns), out, mr);
+            } else if self.strides.0 == 1 {
+                for (c, out) in out.chunks_exact_mut(mr).enumerate() {
+                    let from = &self.data[c * self.strides.1 + range.start..][..range.len()];
+                    out.iter_mut().zip(from).for_each(|(out, x)| *out = x.widen());
+                }
+            } else {
+                for (r, row) in range.enumerate() {
                     for (c, out) in out[r..].iter_mut().step_by(mr).enumerate() {
                         *out = self.at(row, c);
                     }
@@ -112,17 +121,69 @@ impl<'a, S: Widen> Matrix<'a, S> {
         if width < nr {
             out.fill(0.0);
         }
+        if self.strides.0 == 1 {
+            let from = &self.data[first * self.strides.1 + k.start..];
+            turn(from, self.strides.1, (width, k.len()), out, nr);
+            return;
+        }
         for c in 0..width {
-            if self.strides.0 == 1 {
-                let from = &self.data[(first + c) * self.strides.1 + k.start..][..k.len()];
-                for (out, x) in out[c..].iter_mut().step_by(nr).zip(from) {
-                    *out = x.widen();
-                }
-            } else {
-                for (row, out) in k.clone().zip(out[c..].iter_mut().step_by(nr)) {
-                    *out = self.at(row, first + c);
+            for (row, out) in k.clone().zip(out[c..].iter_mut().step_by(nr)) {
+                *out = self.at(row, first + c);
+            }
+        }
+    }
+}
+
+/// `out[c * out_stride + r] = from[r * stride + c]` for `rows` rows of `columns` elements; what lies between is left.
+pub(crate) fn turn<S: Widen>(
+    from: &[S],
+    stride: usize,
+    (rows, columns): (usize, usize),
+    out: &mut [f32],
+    out_stride: usize,
+) {
+    math::dispatch(Turn { from, stride, rows, columns, out, out_stride });
+}
+
+struct Turn<'a, S> {
+    from: &'a [S],
+    stride: usize,
+    rows: usize,
+    columns: usize,
+    out: &'a mut [f32],
+    out_stride: usize,
+}
+
+impl<S: Widen> math::Kernel for Turn<'_, S> {
+    type Output = ();
+
+    /// In blocks of 4 by 4, which fit registers: each is read and written in vectors.
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        let Turn { from, stride, rows, columns, out, out_stride } = self;
+        let whole = columns / 4 * 4;
+        let mut r = 0;
+        while r < rows {
+            let height = (rows - r).min(4);
+            if height == 4 {
+                let lines: [&[S]; 4] = std::array::from_fn(|i| &from[(r + i) * stride..][..columns]);
+                for c in (0..whole).step_by(4) {
+                    let block: [[f32; 4]; 4] =
+                        std::array::from_fn(|i| std::array::from_fn(|j| lines[i][c..c + 4][j].widen()));
+                    for j in 0..4 {
+                        let out = &mut out[(c + j) * out_stride + r..][..4];
+                        out.copy_from_slice(&[block[0][j], block[1][j], block[2][j], block[3][j]]);
+                    }
                 }
             }
+            let done = if height == 4 { whole } else { 0 };
+            for i in r..r + height {
+                let line = &from[i * stride..][..columns];
+                for c in done..columns {
+                    out[c * out_stride + i] = line[c].widen();
+                }
+            }
+            r += height;
         }
     }
 }
