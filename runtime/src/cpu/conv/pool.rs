@@ -3,7 +3,7 @@
 use super::geometry::Geometry;
 use crate::cpu::Cpu;
 use crate::cpu::operands::Operands;
-use crate::cpu::parallel;
+use crate::cpu::{math, parallel};
 use crate::error::KernelError;
 use crate::graph::Pool;
 use crate::tensor::{TensorView, TensorViewMut, element_count};
@@ -23,13 +23,17 @@ pub(crate) fn run(
     let len = element_count(&[g.batch, g.channels, n])?;
     let x = x.as_slice::<f32>()?;
     let out = operands.output::<f32>(outputs, 0, len)?;
-    parallel::for_each_chunk(cpu.threads(), out, n, |plane, out| {
+    let shared = parallel::SharedMut::new(out);
+    let init = || cpu.scratch.take(g.input[2] * size_of::<f32>());
+    parallel::for_each_with(cpu.threads(), g.batch * g.channels, init, |room, plane| {
         let x = &x[plane * image..][..image];
+        // SAFETY: each plane is one task's.
+        let out = unsafe { shared.slice(plane * n, n) };
+        let folded: &mut [f32] = bytemuck::cast_slice_mut(room.as_mut_slice());
         let [_, height, width] = g.output;
         for (line, out) in out.chunks_exact_mut(width.max(1)).enumerate() {
             let (d, h) = (line / height, line % height);
-            out.fill(if op.max { f32::NEG_INFINITY } else { 0.0 });
-            pool_line(&g, op.max, x, d, h, out);
+            math::dispatch(Line { g: &g, max: op.max, x, at: [d, h], folded: &mut *folded, out: &mut *out });
             if !op.max {
                 let rows = count(&g, 0, d, op.count_include_pad) * count(&g, 1, h, op.count_include_pad);
                 for (w, out) in out.iter_mut().enumerate() {
@@ -41,27 +45,52 @@ pub(crate) fn run(
     Ok(())
 }
 
-/// Folds the windows of the output line (`d`, `h`) of the channel `x` into `out`.
-fn pool_line(g: &Geometry, max: bool, x: &[f32], d: usize, h: usize, out: &mut [f32]) {
-    for kd in 0..g.kernel[0] {
-        let Some(id) = g.source(0, d, kd) else { continue };
-        for kh in 0..g.kernel[1] {
-            let Some(ih) = g.source(1, h, kh) else { continue };
-            let line = &x[(id * g.input[1] + ih) * g.input[2]..][..g.input[2]];
-            for kw in 0..g.kernel[2] {
-                let valid = g.valid(2, kw);
-                if valid.is_empty() {
-                    continue;
-                }
-                let first = valid.start * g.strides[2] + kw * g.dilations[2] - g.before[2];
-                let pairs = out[valid].iter_mut().zip(line[first..].iter().step_by(g.strides[2]));
-                if max {
-                    // A NaN stays: it is greater than nothing, and nothing replaces it.
-                    pairs.for_each(|(out, &x)| *out = if x > *out || x.is_nan() { x } else { *out });
-                } else {
-                    pairs.for_each(|(out, &x)| *out += x);
-                }
+/// Folds the windows of the output line `at` of the channel `x` into `out`.
+struct Line<'a> {
+    g: &'a Geometry,
+    max: bool,
+    x: &'a [f32],
+    at: [usize; 2],
+    /// A line of the input.
+    folded: &'a mut [f32],
+    out: &'a mut [f32],
+}
+
+impl math::Kernel for Line<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        if self.max {
+            // A NaN stays: it is greater than nothing, and nothing replaces it.
+            self.fold(f32::NEG_INFINITY, |so_far, x| if x > so_far || x.is_nan() { x } else { so_far });
+        } else {
+            self.fold(0.0, |so_far, x| so_far + x);
+        }
+    }
+}
+
+impl Line<'_> {
+    /// First the lines that the windows cover, whole; then along the line, where strides keep vectors out.
+    #[inline(always)]
+    fn fold(self, nothing: f32, fold: impl Fn(f32, f32) -> f32) {
+        let Line { g, x, at: [d, h], folded, out, .. } = self;
+        folded.fill(nothing);
+        for id in (0..g.kernel[0]).filter_map(|tap| g.source(0, d, tap)) {
+            for ih in (0..g.kernel[1]).filter_map(|tap| g.source(1, h, tap)) {
+                let line = &x[(id * g.input[1] + ih) * g.input[2]..][..g.input[2]];
+                folded.iter_mut().zip(line).for_each(|(so_far, &x)| *so_far = fold(*so_far, x));
             }
+        }
+        out.fill(nothing);
+        for tap in 0..g.kernel[2] {
+            let valid = g.valid(2, tap);
+            if valid.is_empty() {
+                continue;
+            }
+            let first = valid.start * g.strides[2] + tap * g.dilations[2] - g.before[2];
+            let pairs = out[valid].iter_mut().zip(folded[first..].iter().step_by(g.strides[2]));
+            pairs.for_each(|(out, &x)| *out = fold(*out, x));
         }
     }
 }

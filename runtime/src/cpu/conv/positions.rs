@@ -11,6 +11,7 @@ use crate::cpu::math;
 use crate::cpu::matmul::Context;
 use crate::cpu::matmul::driver::{self, PackedColumns, RowPanels};
 use crate::cpu::matmul::kernel::Kernel;
+use crate::cpu::matmul::pack::{Matrix, turn};
 use crate::cpu::parallel::{self, SharedMut};
 
 /// Filters whose outputs are turned back together: a cache line of each position.
@@ -35,10 +36,15 @@ pub(super) fn convolve(
     at: usize,
     out: &mut [f32],
 ) {
-    let loaded = patches::load(cx.threads, cx.scratch, planes, x, 0.0);
     let mut room = cx.scratch.take(RowPanels::new(n, kernel.mr).count * kernel.mr * k * size_of::<f32>());
     let rows: &mut [f32] = bytemuck::cast_slice_mut(room.as_mut_slice());
-    math::dispatch(PackRows { patches: &Patches::<f32>::new(planes, &loaded), n, k, mr: kernel.mr, out: &mut *rows });
+    if planes.geometry.is_pointwise() {
+        Matrix::new(x, n, k, (1, n)).pack_rows(cx.threads, kernel.mr, rows);
+    } else {
+        let loaded = patches::load(cx.threads, cx.scratch, planes, x, 0.0);
+        let patches = &Patches::<f32>::new(planes, &loaded);
+        math::dispatch(PackRows { patches, n, k, mr: kernel.mr, out: &mut *rows });
+    }
     let mut room = cx.scratch.take(m * n * size_of::<f32>());
     let turned: &mut [f32] = bytemuck::cast_slice_mut(room.as_mut_slice());
     let shared = SharedMut::new(&mut *turned);
@@ -51,10 +57,7 @@ pub(super) fn convolve(
         let (first, count) = (block * FILTERS, out.len() / n);
         let mut room = cx.scratch.take(count * n * size_of::<f32>());
         let sums: &mut [f32] = bytemuck::cast_slice_mut(room.as_mut_slice());
-        for (position, turned) in turned.chunks_exact(m).enumerate() {
-            let places = sums[position..].iter_mut().step_by(n);
-            places.zip(&turned[first..][..count]).for_each(|(place, &sum)| *place = sum);
-        }
+        turn(&turned[first..], m, (n, count), sums, n);
         for (i, (sums, out)) in sums.chunks_exact_mut(n).zip(out.chunks_exact_mut(n)).enumerate() {
             epilogue.finish(first + i, 0, at + (first + i) * n, sums, out);
         }
@@ -81,8 +84,7 @@ impl math::Kernel for PackRows<'_, '_> {
         for row in 0..k {
             let line = patches.line(row, 0..n, &mut room);
             for panel in 0..panels.count {
-                let positions = &line[panels.range(panel)];
-                out[(panel * k + row) * mr..][..positions.len()].copy_from_slice(positions);
+                math::copy_short(&line[panels.range(panel)], &mut out[(panel * k + row) * mr..]);
             }
         }
     }

@@ -11,12 +11,23 @@ use crate::cpu::{math, parallel};
 pub(crate) trait Widen: Copy + Send + Sync {
     /// The same number.
     fn widen(self) -> f32;
+
+    /// Widens `from` into the beginning of `to`.
+    #[inline(always)]
+    fn copy(from: &[Self], to: &mut [f32]) {
+        to.iter_mut().zip(from).for_each(|(to, x)| *to = x.widen());
+    }
 }
 
 impl Widen for f32 {
     #[inline(always)]
     fn widen(self) -> f32 {
         self
+    }
+
+    #[inline(always)]
+    fn copy(from: &[f32], to: &mut [f32]) {
+        math::copy_short(from, to);
     }
 }
 
@@ -77,10 +88,7 @@ impl<'a, S: Widen> Matrix<'a, S> {
                 let from = &self.data[range.start * self.strides.0..];
                 turn(from, self.strides.0, (range.len(), self.columns), out, mr);
             } else if self.strides.0 == 1 {
-                for (c, out) in out.chunks_exact_mut(mr).enumerate() {
-                    let from = &self.data[c * self.strides.1 + range.start..][..range.len()];
-                    out.iter_mut().zip(from).for_each(|(out, x)| *out = x.widen());
-                }
+                math::dispatch(Gather { matrix: self, first: range.start, width: range.len(), out, stride: mr });
             } else {
                 for (r, row) in range.enumerate() {
                     for (c, out) in out[r..].iter_mut().step_by(mr).enumerate() {
@@ -109,13 +117,7 @@ impl<'a, S: Widen> Matrix<'a, S> {
         let first = panel * nr;
         let width = nr.min(self.columns - first);
         if self.strides.1 == 1 {
-            for (row, out) in k.zip(out.chunks_exact_mut(nr)) {
-                let from = &self.data[row * self.strides.0 + first..][..width];
-                for (out, x) in out.iter_mut().zip(from) {
-                    *out = x.widen();
-                }
-                out[width..].fill(0.0);
-            }
+            math::dispatch(Panels { matrix: self, nr, k, panels: panel..panel + 1, out });
             return;
         }
         if width < nr {
@@ -129,6 +131,65 @@ impl<'a, S: Widen> Matrix<'a, S> {
         for c in 0..width {
             for (row, out) in k.clone().zip(out[c..].iter_mut().step_by(nr)) {
                 *out = self.at(row, first + c);
+            }
+        }
+    }
+}
+
+/// Some of the rows `first..first + width` of a matrix whose columns are contiguous: `out[c * stride + r]` for all columns.
+struct Gather<'s, 'a, S> {
+    matrix: &'s Matrix<'a, S>,
+    first: usize,
+    width: usize,
+    out: &'s mut [f32],
+    stride: usize,
+}
+
+impl<S: Widen> math::Kernel for Gather<'_, '_, S> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        let Gather { matrix, first, width, out, stride } = self;
+        for (c, out) in out.chunks_exact_mut(stride).enumerate() {
+            let from = &matrix.data[c * matrix.strides.1 + first..][..width];
+            S::copy(from, out);
+        }
+    }
+}
+
+/// Panels of a matrix whose rows are contiguous, row by row: memory is then read in long stretches, where panel by panel
+/// each row would be a stretch of its own, often on a page of its own.
+struct Panels<'s, 'a, S> {
+    matrix: &'s Matrix<'a, S>,
+    nr: usize,
+    k: Range<usize>,
+    panels: Range<usize>,
+    out: &'s mut [f32],
+}
+
+impl<S: Widen> math::Kernel for Panels<'_, '_, S> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        let Panels { matrix, nr, k, panels, out } = self;
+        let (first, size) = (panels.start * nr, k.len() * nr);
+        let width = (panels.end * nr).min(matrix.columns) - first;
+        for (i, row) in k.enumerate() {
+            let from = &matrix.data[row * matrix.strides.0 + first..][..width];
+            let mut whole = from.chunks_exact(nr);
+            let mut at = i * nr;
+            for from in &mut whole {
+                let out = &mut out[at..][..nr];
+                out.iter_mut().zip(from).for_each(|(out, x)| *out = x.widen());
+                at += size;
+            }
+            let rest = whole.remainder();
+            if !rest.is_empty() {
+                let out = &mut out[at..][..nr];
+                out.iter_mut().zip(rest).for_each(|(out, x)| *out = x.widen());
+                out[rest.len()..].fill(0.0);
             }
         }
     }
@@ -194,6 +255,10 @@ impl<S: Widen> Columns<f32> for Matrix<'_, S> {
         true
     }
 
+    fn together(&self, all: usize) -> usize {
+        if self.strides.1 == 1 { all } else { 1 }
+    }
+
     fn block<'s>(
         &'s self,
         nr: usize,
@@ -202,8 +267,12 @@ impl<S: Widen> Columns<f32> for Matrix<'_, S> {
         room: &'s mut [f32],
     ) -> (&'s [f32], usize) {
         let stride = k.len() * nr;
-        for (panel, out) in panels.zip(room.chunks_exact_mut(stride)) {
-            self.pack_panel(nr, k.clone(), panel, out);
+        if self.strides.1 == 1 {
+            math::dispatch(Panels { matrix: self, nr, k, panels, out: &mut *room });
+        } else {
+            for (panel, out) in panels.zip(room.chunks_exact_mut(stride)) {
+                self.pack_panel(nr, k.clone(), panel, out);
+            }
         }
         (room, stride)
     }
