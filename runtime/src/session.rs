@@ -102,8 +102,10 @@ fn pack_weights(graph: &mut Graph, cpu: &Cpu) {
         if let (Some(node), Some(constant)) = (graph.node(node), graph.constant(id))
             && cpu.pack_ahead(&node.op, index, constant)
         {
-            let packed = constant.without_elements();
-            graph.replace_constant(id, packed);
+            let (packed, name) = (constant.without_elements(), constant.constant_id());
+            if let Some(memory) = graph.replace_constant(id, packed).and_then(Tensor::into_memory) {
+                cpu.settle_packed(name, memory);
+            }
         }
     }
 }

@@ -33,7 +33,7 @@ use matmul::kernel::Kernels;
 
 use crate::error::KernelError;
 use crate::graph::Op;
-use crate::tensor::{BufferPool, Tensor, TensorView, TensorViewMut};
+use crate::tensor::{AlignedBytes, BufferPool, ConstantId, Tensor, TensorView, TensorViewMut};
 
 /// The CPU backend of one session: threads, scratch memory and packed weights.
 pub struct Cpu {
@@ -90,6 +90,11 @@ impl Cpu {
             (Op::MatMulInteger | Op::MatMulIntegerToFloat(_), 1, &[k, n]) => integer::pack_ahead(self, view, k, n),
             _ => false,
         }
+    }
+
+    /// Moves what [`Cpu::pack_ahead`] made of constant `id` to the memory that its elements had.
+    pub(crate) fn settle_packed(&self, id: ConstantId, memory: AlignedBytes) {
+        self.packed.settle(id, memory);
     }
 
     /// Runs `op`. `outputs` have the types and shapes that shape inference gave.

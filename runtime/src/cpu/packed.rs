@@ -53,6 +53,22 @@ impl PackCache {
         lock().entry((id, form)).or_insert_with(|| Arc::new(bytes)).clone()
     }
 
+    /// Moves the one form of constant `id` to `memory`, if it fits and is not in use.
+    ///
+    /// A model's weights are packed one after another. An allocator that cannot fit a packed weight into what the elements of
+    /// others left, some bytes short, would take new memory for most of them; this way it needs room for one more only.
+    pub(crate) fn settle(&self, id: ConstantId, memory: AlignedBytes) {
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut forms = entries.iter_mut().filter(|((of, _), _)| *of == id);
+        let (Some((_, packed)), None) = (forms.next(), forms.next()) else { return };
+        if Arc::strong_count(packed) == 1
+            && let Ok(mut memory) = memory.holding(packed.len())
+        {
+            memory.as_mut_slice().copy_from_slice(packed.as_slice());
+            *packed = Arc::new(memory);
+        }
+    }
+
     /// Bytes held.
     #[allow(dead_code)]
     pub(crate) fn bytes(&self) -> usize {
@@ -128,6 +144,18 @@ mod tests {
         let first = cache.get(ConstantId(1), form, 100, |b| b[99] = 7);
         let again = cache.get(ConstantId(1), form, 100, |_| unreachable!());
         assert!(Arc::ptr_eq(&first, &again) && again.as_slice()[99] == 7);
+        let memory = AlignedBytes::with_room(64, 128);
+        let place = memory.as_slice().as_ptr();
+        drop((first, again));
+        cache.settle(ConstantId(1), memory);
+        let settled = cache.get(ConstantId(1), form, 100, |_| unreachable!());
+        assert!(settled.as_slice().as_ptr() == place && settled.len() == 100 && settled.as_slice()[99] == 7);
+        cache.settle(ConstantId(1), AlignedBytes::zeroed(200));
+        cache.settle(ConstantId(3), AlignedBytes::zeroed(200));
+        assert_eq!(settled.as_slice().as_ptr(), place, "what is in use stays");
+        drop(settled);
+        cache.settle(ConstantId(1), AlignedBytes::zeroed(64));
+        assert_eq!(cache.get(ConstantId(1), form, 100, |_| unreachable!()).as_slice().as_ptr(), place, "no room");
         cache.get(ConstantId(1), Form::Rows { groups: 1, m: 2, k: 3 }, 20, |_| ());
         cache.get(ConstantId(2), form, 100, |_| ());
         assert_eq!(cache.bytes(), 220);

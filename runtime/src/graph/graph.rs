@@ -209,9 +209,9 @@ impl Graph {
         Some((node, self.node(node)?))
     }
 
-    /// Puts another constant of the same type and shape in the place of one.
-    pub(crate) fn replace_constant(&mut self, id: ValueId, tensor: Tensor) {
-        self.values[id.0 as usize].constant = Some(tensor);
+    /// Puts another constant of the same type and shape in the place of one, and returns that one.
+    pub(crate) fn replace_constant(&mut self, id: ValueId, tensor: Tensor) -> Option<Tensor> {
+        self.values[id.0 as usize].constant.replace(tensor)
     }
 
     /// The constant behind a value.

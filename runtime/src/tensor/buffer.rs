@@ -23,6 +23,22 @@ impl AlignedBytes {
         AlignedBytes { lines, len, pool: None }
     }
 
+    /// `len` zero bytes in memory that has room for `room`.
+    pub(crate) fn with_room(len: usize, room: usize) -> Self {
+        let mut bytes = Self::zeroed(room.max(len));
+        bytes.len = len;
+        bytes
+    }
+
+    /// The same memory holding `len` bytes, whatever they are; back as it was if it has no room for them.
+    pub(crate) fn holding(mut self, len: usize) -> Result<Self, Self> {
+        if len.div_ceil(ALIGNMENT) > self.lines.len() {
+            return Err(self);
+        }
+        self.len = len;
+        Ok(self)
+    }
+
     /// The bytes.
     pub fn as_slice(&self) -> &[u8] {
         &bytemuck::cast_slice(&self.lines)[..self.len]

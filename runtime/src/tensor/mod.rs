@@ -81,7 +81,10 @@ impl Tensor {
         if bytes.len() != expected {
             return Err(TensorError::Length { shape: shape.to_vec(), dtype, expected, got: bytes.len() });
         }
-        let mut data = AlignedBytes::zeroed(expected);
+        // Panels of a weight are filled up to whole ones, and bytes have sums beside them: with this much room they can
+        // take the place of the elements they were made of.
+        let room = if expected < 1 << 16 { expected } else { expected + expected / 32 };
+        let mut data = AlignedBytes::with_room(expected, room);
         data.as_mut_slice().copy_from_slice(bytes);
         Ok(Tensor { dtype, shape: shape.to_vec(), data: Data::new(data) })
     }
@@ -165,6 +168,11 @@ impl Tensor {
     pub(crate) fn without_elements(&self) -> Self {
         let id = self.constant_id().into();
         Tensor { data: Arc::new(Data { bytes: AlignedBytes::zeroed(0), id }), ..self.clone() }
+    }
+
+    /// The memory, if no clone shares it.
+    pub(crate) fn into_memory(self) -> Option<AlignedBytes> {
+        Arc::try_unwrap(self.data).ok().map(|data| data.bytes)
     }
 
     /// The identity of this tensor's memory, unlike that of any other memory there was or will be.
