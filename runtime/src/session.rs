@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use crate::cpu::{Cpu, CpuKernels};
+use crate::cpu::{Ahead, Cpu, CpuKernels};
 use crate::error::{KernelError, RunError};
 use crate::graph::{Bindings, Dim, Fact, Graph, Op, ValueId};
 use crate::plan::{Caches, Concrete, Gpu, Held, Place, Placement, Plan, Ports, Reading, Resources, Uploaded, execute};
@@ -85,7 +85,7 @@ struct Backend {
 }
 
 /// Packs the weights that only one operator reads, and lets go of their elements: kept in both forms, a model would need
-/// its size twice.
+/// its size twice. Filters go to the backend, which packs them at the first run.
 fn pack_weights(graph: &mut Graph, cpu: &Cpu) {
     let mut readers: HashMap<ValueId, usize> = HashMap::new();
     let inputs = graph.nodes().flat_map(|(_, node)| node.inputs.iter().flatten());
@@ -99,13 +99,18 @@ fn pack_weights(graph: &mut Graph, cpu: &Cpu) {
     }
     // One after another: no more than one weight is there twice.
     for (node, index, id) in operands {
-        if let (Some(node), Some(constant)) = (graph.node(node), graph.constant(id))
-            && cpu.pack_ahead(&node.op, index, constant)
-        {
-            let (packed, name) = (constant.without_elements(), constant.constant_id());
-            if let Some(memory) = graph.replace_constant(id, packed).and_then(Tensor::into_memory) {
-                cpu.settle_packed(name, memory);
-            }
+        let (Some(node), Some(constant)) = (graph.node(node), graph.constant(id)) else { continue };
+        let ahead = cpu.ahead(&node.op, index, constant);
+        // What another graph shares stays there too, unless it was packed for both.
+        if ahead == Ahead::Nothing || ahead == Ahead::Keep && constant.is_shared() {
+            continue;
+        }
+        let (name, bare) = (constant.constant_id(), constant.without_elements());
+        let memory = graph.replace_constant(id, bare).and_then(Tensor::into_memory);
+        match memory {
+            Some(memory) if ahead == Ahead::Keep => cpu.keep(name, memory),
+            Some(memory) => cpu.settle_packed(name, memory),
+            None => (),
         }
     }
 }

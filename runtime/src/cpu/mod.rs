@@ -33,7 +33,18 @@ use matmul::kernel::Kernels;
 
 use crate::error::KernelError;
 use crate::graph::Op;
-use crate::tensor::{AlignedBytes, BufferPool, ConstantId, Tensor, TensorView, TensorViewMut};
+use crate::tensor::{AlignedBytes, BufferPool, ConstantId, DType, Tensor, TensorView, TensorViewMut};
+
+/// What becomes of a constant ahead of the first run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ahead {
+    /// Kernels read its elements.
+    Nothing,
+    /// It was packed, and the packed form is all that kernels read, whatever the other operands turn out to be.
+    Packed,
+    /// Kernels read a packed form, which depends on the other operands: the backend wants the elements for itself.
+    Keep,
+}
 
 /// The CPU backend of one session: threads, scratch memory and packed weights.
 pub struct Cpu {
@@ -80,21 +91,27 @@ impl Cpu {
         matmul::Context { threads: self.threads, scratch: &self.scratch, kernels: self.kernels() }
     }
 
-    /// Packs `constant`, operand `index` of `op`, if the packed form is all that the operator's kernel reads whatever its
-    /// other operands turn out to be; returns whether it is.
-    pub(crate) fn pack_ahead(&self, op: &Op, index: usize, constant: &Tensor) -> bool {
-        // A weight matrix on the right of a product.
+    /// What becomes of `constant`, operand `index` of `op`, ahead of the first run. It is packed here if it is to be.
+    pub(crate) fn ahead(&self, op: &Op, index: usize, constant: &Tensor) -> Ahead {
+        // A weight matrix on the right of a product, or filters that see all channels.
         let view = constant.constant_view();
-        match (op, index, view.shape) {
+        let packed = match (op, index, view.shape) {
             (Op::MatMul(op), 1, [_, _]) => matmul::pack_ahead(self, op, view),
             (Op::MatMulInteger | Op::MatMulIntegerToFloat(_), 1, &[k, n]) => integer::pack_ahead(self, view, k, n),
+            (Op::Conv(op), 1, _) if op.groups == 1 && view.dtype == DType::F32 => return Ahead::Keep,
             _ => false,
-        }
+        };
+        if packed { Ahead::Packed } else { Ahead::Nothing }
     }
 
-    /// Moves what [`Cpu::pack_ahead`] made of constant `id` to the memory that its elements had.
+    /// Moves what was made of constant `id` to the memory that its elements had.
     pub(crate) fn settle_packed(&self, id: ConstantId, memory: AlignedBytes) {
         self.packed.settle(id, memory);
+    }
+
+    /// Takes the elements of constant `id` until a kernel chooses a form for them.
+    pub(crate) fn keep(&self, id: ConstantId, elements: AlignedBytes) {
+        self.packed.keep(id, elements);
     }
 
     /// Runs `op`. `outputs` have the types and shapes that shape inference gave.
@@ -176,7 +193,6 @@ impl Cpu {
 mod tests {
     use super::*;
     use crate::graph::{Binary, Unary};
-    use crate::tensor::DType;
 
     #[test]
     fn operators_reach_their_kernels() {

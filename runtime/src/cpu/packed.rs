@@ -10,6 +10,8 @@ use crate::tensor::{AlignedBytes, ConstantId};
 /// What a constant was packed into. Shapes are part of it because one constant may be read through several.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Form {
+    /// Not packed: f32 elements that wait for a kernel to choose a form, and give way to it.
+    Elements,
     /// f32 panels of columns of `matrices` matrices of `k` x `n`.
     Columns { matrices: usize, k: usize, n: usize, transposed: bool },
     /// f32 panels of rows: `groups` matrices of `m` x `k`.
@@ -50,7 +52,42 @@ impl PackCache {
         }
         let mut bytes = AlignedBytes::zeroed(len);
         pack(bytes.as_mut_slice());
-        lock().entry((id, form)).or_insert_with(|| Arc::new(bytes)).clone()
+        let mut entries = lock();
+        let packed = entries.entry((id, form)).or_insert_with(|| Arc::new(bytes)).clone();
+        let elements = entries.remove(&(id, Form::Elements)).and_then(Arc::into_inner);
+        drop(entries);
+        match elements {
+            Some(memory) => {
+                drop(packed);
+                self.settle(id, memory);
+                lock().get(&(id, form)).expect("nothing but elements is ever taken out").clone()
+            }
+            None => packed,
+        }
+    }
+
+    /// Keeps the elements of constant `id` until a kernel chooses a form for them.
+    pub(crate) fn keep(&self, id: ConstantId, elements: AlignedBytes) {
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        if !entries.keys().any(|(of, _)| *of == id) {
+            entries.insert((id, Form::Elements), Arc::new(elements));
+        }
+    }
+
+    /// The elements of a constant that [`PackCache::keep`] was given: as they were, or what `unpack` makes of a form that a
+    /// kernel chose before.
+    pub(crate) fn elements(
+        &self,
+        id: ConstantId,
+        unpack: impl FnOnce(Form, &[u8]) -> AlignedBytes,
+    ) -> Option<Arc<AlignedBytes>> {
+        let entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(elements) = entries.get(&(id, Form::Elements)) {
+            return Some(elements.clone());
+        }
+        let (form, packed) = entries.iter().find(|((of, _), _)| *of == id).map(|((_, form), p)| (*form, p.clone()))?;
+        drop(entries);
+        Some(Arc::new(unpack(form, packed.as_slice())))
     }
 
     /// Moves the one form of constant `id` to `memory`, if it fits and is not in use.
@@ -159,5 +196,30 @@ mod tests {
         cache.get(ConstantId(1), Form::Rows { groups: 1, m: 2, k: 3 }, 20, |_| ());
         cache.get(ConstantId(2), form, 100, |_| ());
         assert_eq!(cache.bytes(), 220);
+    }
+
+    #[test]
+    fn elements_give_way_to_the_first_form_and_come_back_from_it() {
+        let cache = PackCache::default();
+        let id = ConstantId(5);
+        assert!(cache.elements(id, |_, _| unreachable!()).is_none());
+        let elements = AlignedBytes::with_room(100, 200);
+        let place = elements.as_slice().as_ptr();
+        cache.keep(id, elements);
+        let rows = Form::Rows { groups: 1, m: 5, k: 5 };
+        let packed = cache.get(id, rows, 140, |out| {
+            let elements = cache.elements(id, |_, _| unreachable!()).unwrap();
+            out[0] = elements.len() as u8;
+        });
+        assert!(packed.as_slice()[0] == 100 && packed.as_slice().as_ptr() == place);
+        assert_eq!(cache.bytes(), 140);
+        let unpack = |form, bytes: &[u8]| {
+            assert!(form == rows && bytes.len() == 140);
+            AlignedBytes::zeroed(100)
+        };
+        assert_eq!(cache.elements(id, unpack).unwrap().len(), 100);
+        // Kept twice, as by a second graph that has the constant too.
+        cache.keep(id, AlignedBytes::zeroed(100));
+        assert_eq!(cache.bytes(), 140);
     }
 }

@@ -170,6 +170,11 @@ impl Tensor {
         Tensor { data: Arc::new(Data { bytes: AlignedBytes::zeroed(0), id }), ..self.clone() }
     }
 
+    /// Whether a clone shares the memory.
+    pub(crate) fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.data) > 1
+    }
+
     /// The memory, if no clone shares it.
     pub(crate) fn into_memory(self) -> Option<AlignedBytes> {
         Arc::try_unwrap(self.data).ok().map(|data| data.bytes)

@@ -4,6 +4,7 @@
 //! element, the input is that matrix already. Filters that see one channel each have a kernel of their own.
 
 mod depthwise;
+mod filters;
 mod geometry;
 mod integer;
 mod patches;
@@ -14,6 +15,7 @@ mod positions;
 mod random;
 
 use depthwise::Depthwise;
+use filters::Filters;
 use geometry::{Geometry, filters_per_group};
 use half::f16;
 pub(crate) use integer::{run as run_integer, run_to_float as run_integer_to_float};
@@ -23,6 +25,7 @@ pub(crate) use pool::run as run_pool;
 
 use super::Cpu;
 use super::epilogue::Epilogue;
+use super::matmul::driver::RowPanels;
 use super::matmul::pack::{Matrix, Widen};
 use super::matmul::{Context, Finish, over_batches};
 use super::operands::Operands;
@@ -68,14 +71,15 @@ fn typed<S: Element + Widen>(
         row_bias: operands.elements(2, "bias", filters)?,
         residual: operands.elements(3, "residual", len)?,
     };
-    let (x, filter_data) = (x.as_slice::<f32>()?, w.as_slice::<S>()?);
+    let (x, elements) = (x.as_slice::<f32>()?, w.as_slice::<S>()?);
+    let filters_of = Filters::new(cpu, elements, w.constant, (m, k));
     let out = operands.output::<f32>(outputs, 0, len)?;
     if len == 0 {
         return Ok(());
     }
     let image = channels * g.input_len();
     if channels == 1 && op.groups > 1 {
-        let widened = widened(cpu, w.constant.map(|id| (id, None)), filters * k, |i| filter_data[i].widen());
+        let widened = widened(cpu, w.constant.map(|id| (id, None)), filters * k, |i| elements[i].widen());
         let load = |d: &Depthwise<'_>, channel: usize, room: &mut [f32]| {
             d.load(&x[channel * image..][..image], |x| x, room);
         };
@@ -88,12 +92,11 @@ fn typed<S: Element + Widen>(
     let planes = Planes::new(&g);
     let of_group = |group: usize| Epilogue { row_bias: epilogue.row_bias.map(|b| &b[group * m..][..m]), ..epilogue };
     if let Some(id) = w.constant.filter(|_| positions::serves(m, n, kernel.nr)) {
-        let filter = |group: usize| Matrix::new(&filter_data[group * m * k..][..m * k], k, m, (1, k));
-        let len = filter(0).packed_columns_len(kernel.nr);
+        let len = m.next_multiple_of(kernel.nr) * k;
         let form = Form::Columns { matrices: op.groups, k, n: m, transposed: true };
         let packed =
             packed::Operands::new(cpu, Some((id, form)), op.groups, len * size_of::<f32>(), |threads, i, out| {
-                filter(i).pack_columns(threads, kernel.nr, bytemuck::cast_slice_mut(out));
+                filters_of.pack_columns(threads, i, kernel.nr, bytemuck::cast_slice_mut(out));
             });
         over_batches(cpu, g.batch * op.groups, m * n, out, |cx: Context<'_>, i, out: &mut [f32]| {
             let group = i % op.groups;
@@ -102,11 +105,10 @@ fn typed<S: Element + Widen>(
         });
         return Ok(());
     }
-    let rows = |group: usize| Matrix::new(&filter_data[group * m * k..][..m * k], m, k, (k, 1));
-    let rows_len = rows(0).packed_rows_len(kernel.mr);
+    let rows_len = RowPanels::new(m, kernel.mr).count * kernel.mr * k;
     let constant = w.constant.map(|id| (id, Form::Rows { groups: op.groups, m, k }));
     let packed = packed::Operands::new(cpu, constant, op.groups, rows_len * size_of::<f32>(), |threads, group, out| {
-        rows(group).pack_rows(threads, kernel.mr, bytemuck::cast_slice_mut(out));
+        filters_of.pack_rows(threads, group, kernel.mr, bytemuck::cast_slice_mut(out));
     });
     over_batches(cpu, g.batch * op.groups, m * n, out, |cx: Context<'_>, i, out: &mut [f32]| {
         let group = i % op.groups;

@@ -99,11 +99,6 @@ impl<'a, S: Widen> Matrix<'a, S> {
         });
     }
 
-    /// Elements that [`Matrix::pack_columns`] writes.
-    pub(crate) fn packed_columns_len(&self, nr: usize) -> usize {
-        self.columns.div_ceil(nr) * nr * self.rows
-    }
-
     /// Writes the columns as the right-hand side of a product: panels of `[rows][nr]`, padded with zeros.
     pub(crate) fn pack_columns(&self, threads: usize, nr: usize, out: &mut [f32]) {
         if self.rows == 0 {
@@ -134,6 +129,24 @@ impl<'a, S: Widen> Matrix<'a, S> {
             }
         }
     }
+}
+
+/// What [`Matrix::pack_rows`] made panels of, `rows` x `columns`, row by row.
+pub(crate) fn unpack_rows((rows, columns): (usize, usize), mr: usize, packed: &[f32], out: &mut [f32]) {
+    let panels = RowPanels::new(rows, mr);
+    for panel in 0..panels.count {
+        let range = panels.range(panel);
+        let packed = &packed[panel * mr * columns..][..mr * columns];
+        turn(packed, mr, (columns, range.len()), &mut out[range.start * columns..], columns);
+    }
+}
+
+/// What [`Matrix::pack_columns`] made panels of, `rows` x `columns`, column by column.
+pub(crate) fn unpack_columns((rows, columns): (usize, usize), nr: usize, packed: &[f32], out: &mut [f32]) {
+    for (packed, out) in packed.chunks_exact((nr * rows).max(1)).zip(out.chunks_mut((nr * rows).max(1))) {
+        turn(packed, nr, (rows, nr.min(out.len() / rows)), out, rows);
+    }
+    debug_assert_eq!(out.len(), rows * columns);
 }
 
 /// Some of the rows `first..first + width` of a matrix whose columns are contiguous: `out[c * stride + r]` for all columns.
