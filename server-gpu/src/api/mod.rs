@@ -4,17 +4,18 @@ mod answer;
 mod body;
 mod chat;
 mod cors;
-mod embeddings;
+pub(crate) mod embeddings;
 mod gate;
 mod health;
-mod input;
+pub(crate) mod input;
+mod jobs;
 pub(crate) mod keys;
 mod metrics;
 mod models;
 mod multipart;
 mod oip;
 mod openapi;
-mod picture;
+pub(crate) mod picture;
 
 use std::sync::Arc;
 
@@ -30,14 +31,13 @@ pub fn router(app: Arc<App>) -> Router {
     let served = Router::new()
         .route("/v1/embeddings", post(embeddings::embeddings))
         .route("/v1/chat/completions", post(chat::completions))
+        .route("/v1/jobs", post(jobs::submit))
+        .route("/v1/jobs/{id}", get(jobs::status))
+        .route("/v1/jobs/{id}/result", get(jobs::result))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{model}", get(models::one))
         .merge(oip::routes());
-    let open = Router::new()
-        .route("/v2/health/live", get(health::live))
-        .route("/v2/health/ready", get(health::ready))
-        .route("/openapi.json", get(openapi::document))
-        .route("/metrics", get(metrics::render));
+    let open = health_and_metrics().route("/openapi.json", get(openapi::document));
     let cors = cors::layer(&app.config.cors_origins);
     // The gate stands in front of all paths, those that do not exist too, except those that are asked for while the
     // server starts and ends and when it has too much to do.
@@ -50,4 +50,21 @@ pub fn router(app: Arc<App>) -> Router {
         .merge(open)
         .layer(cors)
         .with_state(app)
+}
+
+/// What a worker answers: it serves no requests.
+pub fn worker_router(app: Arc<App>) -> Router {
+    health_and_metrics()
+        .fallback(gate::no_such_path)
+        .method_not_allowed_fallback(gate::no_such_method)
+        .layer(DefaultBodyLimit::max(0))
+        .with_state(app)
+}
+
+/// What is asked for while the program starts and ends too.
+fn health_and_metrics() -> Router<Arc<App>> {
+    Router::new()
+        .route("/v2/health/live", get(health::live))
+        .route("/v2/health/ready", get(health::ready))
+        .route("/metrics", get(metrics::render))
 }
