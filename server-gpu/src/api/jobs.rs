@@ -19,6 +19,7 @@ use super::keys::Client;
 use super::{body, multipart};
 use crate::app::App;
 use crate::cache;
+use crate::context::Context;
 use crate::error::{Reason, ServeError};
 use crate::jobs::{Answer, Jobs, Progress, Record, Submission};
 
@@ -80,7 +81,14 @@ pub(super) async fn submit(
         idempotency_key,
         request: digest,
     };
-    let record = crate::jobs::submit(&app, &jobs, submission).await?;
+    let submitted = crate::jobs::submit(&app, &jobs, submission);
+    let record = match Context::current().deadline {
+        // What is queued by then belongs to no job.
+        Some(deadline) => {
+            tokio::time::timeout_at(deadline.into(), submitted).await.map_err(|_| ServeError::deadline())??
+        }
+        None => submitted.await?,
+    };
     drop(read.share);
     let progress = jobs.progress(&record).await.ok();
     let mut response = (StatusCode::ACCEPTED, Json(describe(&record, progress))).into_response();

@@ -37,7 +37,11 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/models", get(models::list))
         .route("/v1/models/{model}", get(models::one))
         .merge(oip::routes());
-    let open = health_and_metrics().route("/openapi.json", get(openapi::document));
+    let open = Router::new()
+        .route("/v2/health/live", get(health::live))
+        .route("/v2/health/ready", get(health::ready))
+        .route("/openapi.json", get(openapi::document))
+        .route("/metrics", get(metrics::render));
     let cors = cors::layer(&app.config.cors_origins);
     // The gate stands in front of all paths, those that do not exist too, except those that are asked for while the
     // server starts and ends and when it has too much to do.
@@ -54,17 +58,11 @@ pub fn router(app: Arc<App>) -> Router {
 
 /// What a worker answers: it serves no requests.
 pub fn worker_router(app: Arc<App>) -> Router {
-    health_and_metrics()
-        .fallback(gate::no_such_path)
-        .method_not_allowed_fallback(gate::no_such_method)
-        .layer(DefaultBodyLimit::max(0))
-        .with_state(app)
-}
-
-/// What is asked for while the program starts and ends too.
-fn health_and_metrics() -> Router<Arc<App>> {
     Router::new()
         .route("/v2/health/live", get(health::live))
-        .route("/v2/health/ready", get(health::ready))
+        .route("/v2/health/ready", get(health::worker_ready))
         .route("/metrics", get(metrics::render))
+        .fallback(gate::no_such_path)
+        .method_not_allowed_fallback(gate::no_such_method)
+        .with_state(app)
 }

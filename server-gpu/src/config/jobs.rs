@@ -53,7 +53,7 @@ impl Default for JobsConfig {
             part_timeout_s: 600.0,
             retention_s: 7.0 * 86_400.0,
             max_queued_parts: 1_000_000,
-            max_queued_bytes: 4 << 30,
+            max_queued_bytes: 1 << 30,
             replicas: 1,
         }
     }

@@ -63,7 +63,8 @@ pub struct Failure {
 
 impl From<&ServeError> for Failure {
     fn from(error: &ServeError) -> Failure {
-        Failure { code: error.code.clone().into_owned(), message: error.message.clone() }
+        // Answers of all inputs share a message of the store.
+        Failure { code: error.code.clone().into_owned(), message: error.message.chars().take(300).collect() }
     }
 }
 

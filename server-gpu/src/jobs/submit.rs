@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::record::{job_id, record_name, request_digest, run_id};
 use super::{Jobs, PartInput, Queued, Record, Shelf, unavailable};
@@ -13,6 +14,9 @@ use crate::embed::{Input, known};
 use crate::error::{Reason, ServeError};
 use crate::hosted::Hosted;
 use crate::metrics;
+
+/// Large pictures that are on their way into the store at once.
+const PICTURES_AT_ONCE: usize = 8;
 
 /// A job as somebody asks for it.
 pub(crate) struct Submission {
@@ -69,9 +73,11 @@ pub(crate) async fn submit(app: &App, jobs: &Jobs, submission: Submission) -> Re
         stored.extend(file);
     }
     let (payloads, parts) = split.finish();
-    for Stored { part, place, file } in stored {
-        jobs.store.put_picture(&picture_name(&run, part, place), file).await?;
-    }
+    let put = |Stored { part, place, file }| {
+        let name = picture_name(&run, part, place);
+        async move { jobs.store.put_picture(&name, file).await }
+    };
+    stream::iter(stored).map(put).buffer_unordered(PICTURES_AT_ONCE).try_for_each(async |()| Ok(())).await?;
     let created = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
     let record = Record {
         run,
@@ -238,7 +244,7 @@ mod tests {
         }
         let (payloads, sizes) = split.finish();
         assert!(payloads.iter().all(|payload| payload.len() <= 2048));
-        assert!(sizes.iter().any(|&size| size == 5) && sizes.iter().any(|&size| size < 5), "{sizes:?}");
+        assert!(sizes.contains(&5) && sizes.iter().any(|&size| size < 5), "{sizes:?}");
         let parts: Vec<Part> = payloads.iter().map(|payload| read(payload)).collect();
         assert_eq!(parts.iter().map(|part| part.inputs.len() as u32).collect::<Vec<_>>(), sizes);
         assert_eq!(parts.into_iter().flat_map(|part| part.inputs).collect::<Vec<_>>(), inputs);

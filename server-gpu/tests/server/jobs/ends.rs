@@ -50,8 +50,8 @@ fn a_part_that_fails_again_and_again_goes_to_the_dead_letters() {
         assert_eq!(result["data"][1]["error"]["code"], "picture_lost");
         assert_eq!(result["lenslet"]["status"], "dead");
         let letter = nats.stream("lenslet-dead").await.get_raw_message(1).await.unwrap();
-        assert_eq!(letter.headers["Lenslet-Code"].as_str(), "picture_lost");
-        assert_eq!(letter.headers["Lenslet-Deliveries"].as_str(), "3");
+        assert_eq!(letter.headers.get("Lenslet-Code").unwrap().as_str(), "picture_lost");
+        assert_eq!(letter.headers.get("Lenslet-Deliveries").unwrap().as_str(), "3");
         until("the queue is empty", async || nats.count("lenslet-parts").await.0 == 0).await;
         assert_eq!(nats.count("lenslet-dead").await, (1, 1));
         worker.drain().await;
