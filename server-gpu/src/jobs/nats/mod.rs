@@ -175,19 +175,26 @@ impl Nats {
         Ok(Opened { parts, dead, jobs, results, pictures, consumers: Mutex::default() })
     }
 
+    /// A key-value bucket. The library's own way to make one asks the account for numbers that servers before 2.10 do not tell,
+    /// so its stream is made here, as NATS lays it down (ADR-8).
     async fn bucket(&self, what: &str, max_age: Duration) -> Result<kv::Store, ServeError> {
         let name = self.name(what);
-        if let Ok(store) = self.context.get_key_value(&name).await {
-            return Ok(store);
-        }
-        let config = kv::Config {
-            bucket: name,
+        let stream = StreamConfig {
+            name: format!("KV_{name}"),
+            subjects: vec![format!("$KV.{name}.>")],
+            max_messages_per_subject: 1,
+            discard: DiscardPolicy::New,
             max_age,
+            duplicate_window: DUPLICATE_WINDOW.min(max_age),
             storage: StorageType::File,
             num_replicas: self.settings.replicas,
-            ..kv::Config::default()
+            allow_rollup: true,
+            deny_delete: true,
+            allow_direct: true,
+            ..StreamConfig::default()
         };
-        self.context.create_key_value(config).await.map_err(unavailable)
+        self.context.get_or_create_stream(stream).await.map_err(unavailable)?;
+        self.context.get_key_value(&name).await.map_err(unavailable)
     }
 
     /// The consumer of a model, with this worker's settings.
