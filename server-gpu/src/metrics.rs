@@ -91,18 +91,15 @@ pub fn job_queue_reachable(reachable: bool) {
     gauge!("lenslet_job_queue_reachable").set(f64::from(u8::from(reachable)));
 }
 
-/// How long a part waited for a worker.
-pub fn job_queue_time(time: Duration) {
-    histogram!("lenslet_job_queue_seconds").record(time.as_secs_f64());
-}
-
-/// Parts that this worker holds.
-pub fn job_parts_in_hand(parts: usize) {
-    gauge!("lenslet_job_parts_in_hand").set(parts as f64);
+/// A part that this worker took, after it had waited so long.
+pub fn job_part_taken(waited: Duration) {
+    histogram!("lenslet_job_queue_seconds").record(waited.as_secs_f64());
+    gauge!("lenslet_job_parts_in_hand").increment(1.0);
 }
 
 /// A part that left this worker's hands.
-pub fn job_part(outcome: &'static str, time: Duration) {
+pub fn job_part_left(outcome: &'static str, time: Duration) {
+    gauge!("lenslet_job_parts_in_hand").decrement(1.0);
     counter!("lenslet_job_parts_total", "outcome" => outcome).increment(1);
     histogram!("lenslet_job_part_seconds").record(time.as_secs_f64());
 }

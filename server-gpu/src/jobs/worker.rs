@@ -200,9 +200,8 @@ impl Shared {
         delivery: Box<dyn Delivery>,
         _place: Option<OwnedSemaphorePermit>,
     ) {
-        let (started, most) = (Instant::now(), self.app.config.jobs.concurrency);
-        metrics::job_parts_in_hand(most - self.places.available_permits().min(most));
-        metrics::job_queue_time(delivery.waited());
+        let started = Instant::now();
+        metrics::job_part_taken(delivery.waited());
         let mut cut = self.cut.clone();
         let outcome = tokio::select! {
             outcome = self.work(&model, &*delivery) => outcome,
@@ -212,7 +211,7 @@ impl Shared {
                 Outcome::HandedBack
             }
         };
-        metrics::job_part(outcome.label(), started.elapsed());
+        metrics::job_part_left(outcome.label(), started.elapsed());
         let (address, deliveries) = (delivery.address().map(Address::to_string), delivery.deliveries());
         tracing::debug!(model = model.name, part = address, deliveries, outcome = outcome.label());
     }

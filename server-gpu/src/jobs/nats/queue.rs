@@ -63,13 +63,9 @@ impl Queue for Nats {
         Box::pin(async move {
             let opened = self.opened().await?;
             let consumer = self.consumer(&opened, fingerprint).await?;
-            // What is there now; where there is nothing, the next one that comes.
-            let now = consumer.fetch().max_messages(most).expires(patience).messages().await;
-            let mut messages = self.collect(now).await?;
-            if messages.is_empty() {
-                let next = consumer.batch().max_messages(1).expires(patience).messages().await;
-                messages = self.collect(next).await?;
-            }
+            // Ends as soon as there is something, or after that time.
+            let some = consumer.fetch().max_messages(most).expires(patience).messages().await;
+            let messages = self.collect(some).await?;
             Ok(messages.into_iter().map(|message| self.delivery(message)).collect())
         })
     }

@@ -1,6 +1,6 @@
 //! Workers that end, and parts that nobody can answer.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_nats::jetstream::AckKind;
 use async_nats::jetstream::consumer::PullConsumer;
@@ -98,6 +98,26 @@ fn a_part_that_no_worker_survives_goes_to_the_dead_letters() {
 }
 
 #[test]
+fn a_part_that_takes_long_is_not_given_to_another_worker() {
+    let Some(nats) = Nats::start("long") else { return };
+    block_on(async {
+        let mut config = nats.config();
+        (config.jobs.part_inputs, config.jobs.ack_wait_s, config.cache_bytes) = (1000, 1.0, 0);
+        let server = start(config).await;
+        let at = server.address();
+        let texts: Vec<String> = (0..1000).map(|n| format!("{n} {}", "green hills and ".repeat(10))).collect();
+        let id = submit(at, json!(texts)).await;
+        let workers = [0, 1].map(|_| Worker::start(server.app().clone()).unwrap());
+        assert_eq!(ended(at, &id).await["status"], "succeeded");
+        let consumer = nats.stream("lenslet-parts").await.consumers().next().await.unwrap().unwrap();
+        assert_eq!(consumer.delivered.consumer_sequence, 1);
+        for worker in workers {
+            worker.drain().await;
+        }
+    });
+}
+
+#[test]
 fn parts_are_not_given_to_workers_of_another_model() {
     let Some(nats) = Nats::start("models") else { return };
     block_on(async {
@@ -128,7 +148,7 @@ fn a_worker_that_is_told_to_end_leaves_nothing_in_its_hands() {
         config.jobs.part_inputs = 1;
         let server = start(config).await;
         let at = server.address();
-        // A part that a worker took along would come again after ten minutes.
+        // A part that a worker took along would come again after ten minutes, which nobody waits for here.
         let settings = "ack_wait_s = 600.0\nconcurrency = 64\n";
         let texts: Vec<String> = (0..3000).map(|n| format!("text {n}")).collect();
         let id = submit(at, json!(texts)).await;
@@ -141,14 +161,10 @@ fn a_worker_that_is_told_to_end_leaves_nothing_in_its_hands() {
             let (good, log) = tokio::task::spawn_blocking(move || worker.end()).await.unwrap();
             assert!(good, "{log:?}");
             assert!(!log.iter().any(|line| line.to_string().contains("text 1")), "a job's words are in the log");
-            let consumer = nats.stream("lenslet-parts").await.consumers().next().await.unwrap().unwrap();
-            assert_eq!(consumer.num_ack_pending, 0);
         }
         let worker = Worker::start(server.app().clone()).unwrap();
-        let started = Instant::now();
         let job = ended(at, &id).await;
         assert_eq!((&job["status"], &job["request_counts"]["completed"]), (&json!("succeeded"), &json!(3000)));
-        assert!(started.elapsed() < Duration::from_secs(300), "parts were held until their time ran out");
         assert_eq!(nats.count("KV_lenslet-results").await, (3000, 3000));
         worker.drain().await;
     });

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use axum::http::StatusCode;
+use futures_util::StreamExt;
 use serde_json::json;
 
 use super::nats::{Folder, Nats, Program};
@@ -75,6 +76,10 @@ fn of_10_000_parts_none_is_lost_and_none_counts_twice_though_workers_are_killed(
         assert_eq!(nats.count("KV_lenslet-results").await, (PARTS as u64, PARTS as u64));
         until("the queue is empty", async || nats.count("lenslet-parts").await.0 == 0).await;
         assert_eq!(nats.count("lenslet-dead").await, (0, 0));
+        // The kills hit: parts had to be given out again.
+        let consumer = nats.stream("lenslet-parts").await.consumers().next().await.unwrap().unwrap();
+        let given = consumer.delivered.consumer_sequence;
+        assert!(given > PARTS as u64, "{given}");
 
         let mut wanted: HashMap<String, Vec<f32>> = HashMap::new();
         let mut checked = 0;

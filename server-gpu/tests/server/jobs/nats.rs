@@ -77,8 +77,12 @@ impl Nats {
     }
 
     pub(crate) fn run(&mut self) {
+        self.run_with(&["--jetstream"]);
+    }
+
+    pub(crate) fn run_with(&mut self, args: &[&str]) {
         let mut command = Command::new(&self.program);
-        command.args(["--addr", "127.0.0.1", "--port", &self.address.port().to_string(), "--jetstream"]);
+        command.args(["--addr", "127.0.0.1", "--port", &self.address.port().to_string()]).args(args);
         command.arg("--store_dir").arg(self.folder.path());
         self.child = Some(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
         let started = Instant::now();
@@ -98,6 +102,10 @@ impl Nats {
 
     pub(crate) fn url(&self) -> String {
         format!("nats://{}", self.address)
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// Settings of a server that queues jobs here.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use axum::http::StatusCode;
+use lenslet_server::Server;
 use lenslet_server::jobs::worker::Worker;
 use serde_json::{Value, json};
 
@@ -105,5 +106,30 @@ fn a_worker_waits_for_a_queue_that_is_away_and_ends_when_it_is_told_to() {
         assert_eq!((answer.status, code), (StatusCode::SERVICE_UNAVAILABLE, json!("queue_unavailable")));
         let drained = tokio::time::timeout(Duration::from_secs(15), worker.drain()).await;
         assert!(drained.is_ok(), "the worker does not end");
+    });
+}
+
+#[test]
+fn servers_that_refuse_or_have_no_jetstream_are_named() {
+    let Some(mut nats) = Nats::prepare("password") else { return };
+    nats.run_with(&["--jetstream", "--user", "lenslet", "--pass", "right-one"]);
+    block_on(async {
+        let at = |password: &str| Some(format!("nats://lenslet:{password}@{}", nats.address()));
+        let mut config = nats.config();
+        config.jobs.nats_url = at("wrong-one");
+        let error = Server::start(config.clone()).await.err().unwrap().to_string();
+        assert!(error.contains("NATS") && error.contains("jobs.nats_url") && !error.contains("wrong-one"), "{error}");
+        config.jobs.nats_url = at("right-one");
+        let server = start(config).await;
+        submit(server.address(), json!("x")).await;
+    });
+    let Some(mut nats) = Nats::prepare("plain") else { return };
+    nats.run_with(&[]);
+    block_on(async {
+        let server = start(nats.config()).await;
+        let answer = post(server.address(), PATH, &json!({"model": "emoji-clip", "input": "x"})).await;
+        assert_eq!((answer.status, answer.code().as_str()), (StatusCode::SERVICE_UNAVAILABLE, "queue_unavailable"));
+        let message = answer.json()["error"]["message"].as_str().unwrap().to_lowercase();
+        assert!(message.contains("jetstream"), "{message}");
     });
 }

@@ -205,7 +205,7 @@ fn messages_that_are_no_parts_go_to_the_dead_letters() {
 fn what_schemathesis_makes_up_of_jobs_gets_no_5xx() {
     let (Some(nats), Some(python)) = (Nats::start("schemathesis"), python()) else { return };
     let server = block_on(start(nats.config()));
-    let worker = Worker::start(server.app().clone());
+    let worker = block_on(async { Worker::start(server.app().clone()).unwrap() });
     let mut command = Command::new(python.with_file_name("schemathesis"));
     command.args(["run", &format!("http://{}/openapi.json", server.address()), "--include-path-regex", "^/v1/jobs"]);
     command.args(["--checks", "not_a_server_error,status_code_conformance,content_type_conformance"]);
@@ -214,5 +214,5 @@ fn what_schemathesis_makes_up_of_jobs_gets_no_5xx() {
     let output = command.output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
-    block_on(worker.unwrap().drain());
+    block_on(worker.drain());
 }
