@@ -16,7 +16,7 @@ pub struct JobsConfig {
     pub max_inputs: usize,
     /// Inputs of a part, at most. Parts are what workers share, and what is done again when one of them dies.
     pub part_inputs: usize,
-    /// Parts that a worker holds at once.
+    /// Parts of one model that a worker holds at once.
     pub concurrency: usize,
     /// Parts of one model that all workers hold at once.
     pub max_ack_pending: usize,

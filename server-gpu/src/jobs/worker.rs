@@ -40,16 +40,15 @@ async fn raised(flag: &mut watch::Receiver<bool>) {
 pub struct Worker {
     shared: Arc<Shared>,
     loops: JoinSet<()>,
+    /// For each model, one for each part in hand: a model that has no work does not hold up one that has.
+    places: Vec<Arc<Semaphore>>,
     stop: watch::Sender<bool>,
     cut: watch::Sender<bool>,
-    concurrency: u32,
 }
 
 struct Shared {
     app: Arc<App>,
     jobs: Arc<Jobs>,
-    /// One for each part in hand.
-    places: Arc<Semaphore>,
     /// One for each input that is being embedded, over all parts: as many as keep the towers' batches full.
     turns: Semaphore,
     /// Jobs whose beginning was written.
@@ -91,7 +90,7 @@ impl Worker {
     /// # Errors
     /// Its models are not loaded, none of them gives vectors, or no queue is named.
     pub fn start(app: Arc<App>) -> Result<Worker, ServeError> {
-        let (jobs, settings) = (app.jobs()?.clone(), &app.config.jobs);
+        let jobs = app.jobs()?.clone();
         let mut models: Vec<Arc<Hosted>> = vec![];
         for model in app.models()?.all() {
             // One model under two names is one kind of work.
@@ -111,17 +110,18 @@ impl Worker {
         let ((stop, stopped), (cut, is_cut)) = (watch::channel(false), watch::channel(false));
         let shared = Arc::new(Shared {
             jobs,
-            places: Arc::new(Semaphore::new(settings.concurrency)),
             turns: Semaphore::new(turns),
             begun: moka::future::Cache::new(1000),
             cut: is_cut,
             app: app.clone(),
         });
-        let mut loops = JoinSet::new();
+        let (mut loops, mut all) = (JoinSet::new(), vec![]);
         for model in models {
-            loops.spawn(shared.clone().take(model, stopped.clone()));
+            let places = Arc::new(Semaphore::new(app.config.jobs.concurrency));
+            all.push(places.clone());
+            loops.spawn(shared.clone().take(model, places, stopped.clone()));
         }
-        Ok(Worker { shared, loops, stop, cut, concurrency: settings.concurrency as u32 })
+        Ok(Worker { shared, loops, places: all, stop, cut })
     }
 
     /// Takes no more parts, finishes those in hand within the limit of the settings, gives back the rest, and ends. Says whether
@@ -129,38 +129,43 @@ impl Worker {
     pub async fn drain(mut self) -> bool {
         let _ = self.stop.send(true);
         let limit = Duration::from_secs_f64(self.shared.app.config.drain_limit_s);
-        let all = self.shared.places.clone();
-        let (loops, parts) = (&mut self.loops, self.concurrency);
+        let loops = &mut self.loops;
+        let empty = empty_hands(&self.places, self.shared.app.config.jobs.concurrency);
         let finish = async move {
             while loops.join_next().await.is_some() {}
-            all.acquire_many(parts).await.is_ok()
+            empty.await;
         };
-        let finished = tokio::time::timeout(limit, finish).await.unwrap_or(false);
+        let finished = tokio::time::timeout(limit, finish).await.is_ok();
         let _ = self.cut.send(true);
-        let rest = self.shared.places.acquire_many(self.concurrency);
+        let rest = empty_hands(&self.places, self.shared.app.config.jobs.concurrency);
         let _ = tokio::time::timeout(Duration::from_secs(2), rest).await;
         let _ = tokio::time::timeout(Duration::from_secs(2), self.shared.jobs.queue.flush()).await;
         finished
     }
 }
 
+/// Waits until no part is in hand.
+async fn empty_hands(places: &[Arc<Semaphore>], concurrency: usize) {
+    for places in places {
+        let _ = places.acquire_many(u32::try_from(concurrency).unwrap_or(u32::MAX)).await;
+    }
+}
+
 impl Shared {
     /// Takes parts for a model until it is told to stop.
-    async fn take(self: Arc<Self>, model: Arc<Hosted>, mut stop: watch::Receiver<bool>) {
-        let (mut failures, most) = (0, self.app.config.jobs.concurrency);
+    async fn take(self: Arc<Self>, model: Arc<Hosted>, places: Arc<Semaphore>, mut stop: watch::Receiver<bool>) {
+        let mut failures = 0;
         loop {
             let place = tokio::select! {
-                place = self.places.clone().acquire_owned() => place,
+                place = places.clone().acquire_owned() => place,
                 () = raised(&mut stop) => return,
             };
             let Ok(place) = place else { return };
-            let mut places = vec![place];
-            while places.len() < most
-                && let Ok(place) = self.places.clone().try_acquire_owned()
-            {
-                places.push(place);
+            let mut free = vec![place];
+            while let Ok(place) = places.clone().try_acquire_owned() {
+                free.push(place);
             }
-            let pulled = self.jobs.queue.pull(&model.fingerprint, places.len(), PATIENCE).await;
+            let pulled = self.jobs.queue.pull(&model.fingerprint, free.len(), PATIENCE).await;
             let stopping = *stop.borrow();
             match pulled {
                 Ok(deliveries) => {
@@ -172,7 +177,7 @@ impl Shared {
                         if stopping {
                             give_back(&*delivery).await;
                         } else {
-                            tokio::spawn(self.clone().handle(model.clone(), delivery, places.pop()));
+                            tokio::spawn(self.clone().handle(model.clone(), delivery, free.pop()));
                         }
                     }
                 }

@@ -22,6 +22,7 @@ use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
 use async_nats::jetstream::stream::{Config as StreamConfig, DiscardPolicy, RetentionPolicy, StorageType, Stream};
 use async_nats::jetstream::{self, kv, object_store};
 use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, ServerAddr};
+use percent_encoding::percent_decode_str;
 use tokio::sync::Mutex;
 
 use super::unavailable;
@@ -69,7 +70,7 @@ impl Nats {
         let addresses: Result<Vec<ServerAddr>, _> = addresses.map(|address| address.trim().parse()).collect();
         let addresses = addresses.map_err(|e: std::io::Error| refused(&e))?;
         let options = || {
-            ConnectOptions::new()
+            identity(&addresses)
                 .name("lenslet-server")
                 .connection_timeout(PATIENCE)
                 .request_timeout(Some(PATIENCE))
@@ -81,7 +82,7 @@ impl Nats {
             Err(error) => match error.kind() {
                 ConnectErrorKind::Dns | ConnectErrorKind::TimedOut | ConnectErrorKind::Io => {
                     tracing::warn!(%error, "NATS cannot be reached; jobs wait for it");
-                    let waiting = options().retry_on_initial_connect().connect(addresses).await;
+                    let waiting = options().retry_on_initial_connect().connect(addresses.clone()).await;
                     waiting.map_err(|e| refused(&e))?
                 }
                 _ => return Err(refused(&error)),
@@ -217,6 +218,17 @@ impl Nats {
         let consumer = opened.parts.create_consumer(config).await.map_err(unavailable)?;
         consumers.insert(fingerprint.to_owned(), consumer.clone());
         Ok(consumer)
+    }
+}
+
+/// User and password, or a token, of the first address that has them: the library leaves them to its caller.
+fn identity(addresses: &[ServerAddr]) -> ConnectOptions {
+    let plain = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+    let found = addresses.iter().find_map(|address| Some((plain(address.username()?), address.password().map(plain))));
+    match found {
+        Some((user, Some(password))) => ConnectOptions::with_user_and_password(user, password),
+        Some((token, None)) => ConnectOptions::with_token(token),
+        None => ConnectOptions::new(),
     }
 }
 

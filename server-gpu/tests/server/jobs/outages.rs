@@ -112,16 +112,23 @@ fn a_worker_waits_for_a_queue_that_is_away_and_ends_when_it_is_told_to() {
 #[test]
 fn servers_that_refuse_or_have_no_jetstream_are_named() {
     let Some(mut nats) = Nats::prepare("password") else { return };
-    nats.run_with(&["--jetstream", "--user", "lenslet", "--pass", "right-one"]);
+    nats.run_with(&["--jetstream", "--user", "lenslet", "--pass", "right@one"]);
     block_on(async {
         let at = |password: &str| Some(format!("nats://lenslet:{password}@{}", nats.address()));
         let mut config = nats.config();
         config.jobs.nats_url = at("wrong-one");
         let error = Server::start(config.clone()).await.err().unwrap().to_string();
         assert!(error.contains("NATS") && error.contains("jobs.nats_url") && !error.contains("wrong-one"), "{error}");
-        config.jobs.nats_url = at("right-one");
+        config.jobs.nats_url = at("right%40one");
         let server = start(config).await;
         submit(server.address(), json!("x")).await;
+    });
+    let Some(mut nats) = Nats::prepare("token") else { return };
+    nats.run_with(&["--jetstream", "--auth", "a-token"]);
+    block_on(async {
+        let mut config = nats.config();
+        config.jobs.nats_url = Some(format!("nats://a-token@{}", nats.address()));
+        submit(start(config).await.address(), json!("x")).await;
     });
     let Some(mut nats) = Nats::prepare("plain") else { return };
     nats.run_with(&[]);

@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use async_nats::HeaderMap;
+use async_nats::jetstream::stream;
 use axum::http::{Method, StatusCode};
 use futures_util::StreamExt;
 use lenslet_server::jobs::worker::Worker;
@@ -102,6 +103,37 @@ fn what_cannot_work_is_refused_before_anything_is_queued() {
                 assert!(answer.body.len() < 1000, "{path}");
             }
         }
+    });
+}
+
+#[test]
+fn a_stream_that_somebody_made_smaller_is_full_sooner() {
+    let Some(nats) = Nats::start("smaller") else { return };
+    block_on(async {
+        let stream = stream::Config {
+            name: "lenslet-parts".into(),
+            subjects: vec!["lenslet.jobs.parts.>".into()],
+            retention: stream::RetentionPolicy::WorkQueue,
+            discard: stream::DiscardPolicy::New,
+            max_messages: 2,
+            ..stream::Config::default()
+        };
+        nats.client().await.create_stream(stream).await.unwrap();
+        let mut config = nats.config();
+        config.jobs.part_inputs = 1;
+        let server = start(config).await;
+        let ask = async |input: Value| {
+            post(server.address(), PATH, &json!({"model": "emoji-clip", "input": input, "idempotency_key": "k"})).await
+        };
+        let full = ask(json!(["1", "2", "3"])).await;
+        assert_eq!((full.status, full.code().as_str()), (StatusCode::TOO_MANY_REQUESTS, "queue_full"));
+        // What was queued belongs to no job: the key is free for a smaller one, once there is room.
+        nats.stream("lenslet-parts").await.purge().await.unwrap();
+        let worker = Worker::start(server.app().clone()).unwrap();
+        let answer = ask(json!(["1", "2"])).await;
+        assert_eq!(answer.status, StatusCode::ACCEPTED, "{:?}", answer.body);
+        assert_eq!(ended(server.address(), answer.json()["id"].as_str().unwrap()).await["status"], "succeeded");
+        worker.drain().await;
     });
 }
 
