@@ -15,7 +15,7 @@ mod store;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::connection::State;
 use async_nats::jetstream::consumer::{AckPolicy, PullConsumer, pull};
@@ -43,7 +43,14 @@ pub struct Nats {
     client: Client,
     context: jetstream::Context,
     settings: JobsConfig,
-    opened: Mutex<Option<Arc<Opened>>>,
+    found: Mutex<Found>,
+}
+
+/// What came of the last look for streams and buckets.
+#[derive(Default)]
+struct Found {
+    opened: Option<Arc<Opened>>,
+    failure: Option<(Instant, ServeError)>,
 }
 
 /// Streams and buckets that were there when they were looked for.
@@ -90,7 +97,7 @@ impl Nats {
         };
         let mut context = jetstream::new(client.clone());
         context.set_timeout(PATIENCE);
-        Ok(Nats { client, context, settings: settings.clone(), opened: Mutex::default() })
+        Ok(Nats { client, context, settings: settings.clone(), found: Mutex::default() })
     }
 
     fn name(&self, what: &str) -> String {
@@ -112,18 +119,34 @@ impl Nats {
     /// Streams and buckets, made where they are missing.
     async fn opened(&self) -> Result<Arc<Opened>, ServeError> {
         self.check()?;
-        let mut opened = self.opened.lock().await;
-        if let Some(opened) = &*opened {
+        let asked = Instant::now();
+        let mut found = self.found.lock().await;
+        if let Some(opened) = &found.opened {
             return Ok(opened.clone());
         }
-        let all = Arc::new(self.open().await?);
-        *opened = Some(all.clone());
-        Ok(all)
+        // Who waited while somebody else looked in vain does not look too: behind a server that does not answer, each look
+        // would add its patience to the wait of all others.
+        if let Some((when, error)) = &found.failure
+            && *when > asked
+        {
+            return Err(error.clone());
+        }
+        match self.open().await {
+            Ok(opened) => {
+                let opened = Arc::new(opened);
+                *found = Found { opened: Some(opened.clone()), failure: None };
+                Ok(opened)
+            }
+            Err(error) => {
+                found.failure = Some((Instant::now(), error.clone()));
+                Err(error)
+            }
+        }
     }
 
     /// Looks for everything anew next time: a server may have lost it.
     async fn failed(&self, what: impl std::fmt::Display) -> ServeError {
-        *self.opened.lock().await = None;
+        self.found.lock().await.opened = None;
         unavailable(what)
     }
 
