@@ -63,8 +63,8 @@ fn of_10_000_parts_none_is_lost_and_none_counts_twice_though_workers_are_killed(
             let stretch = PARTS / (KILLS + 1);
             let moment = kill * stretch + 50 + chance.below(stretch);
             until("the workers work", async || answered().await >= moment).await;
-            let victim = workers.swap_remove(chance.below(WORKERS));
-            victim.kill();
+            // Dropped is killed.
+            drop(workers.swap_remove(chance.below(WORKERS)));
             workers.push(Program::start(&nats, &folder, settings));
         }
         for id in &ids {

@@ -143,14 +143,14 @@ pub(crate) fn signal(child: &Child, signal: &str) {
     assert!(Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status().unwrap().success());
 }
 
-/// `lenslet-server worker`, with its log.
+/// `lenslet-server worker`, with its log. It is killed when this is dropped.
 pub(crate) struct Program {
-    pub(crate) child: Child,
-    log: std::thread::JoinHandle<Vec<Value>>,
+    child: Child,
+    log: Option<std::thread::JoinHandle<Vec<Value>>>,
 }
 
 impl Program {
-    /// With these lines below `[jobs]`, written to a file in a folder.
+    /// With these lines below `[jobs]`, written to a file in a folder: the same for all workers of the folder.
     pub(crate) fn start(nats: &Nats, folder: &Folder, jobs: &str) -> Program {
         let file = folder.path().join("worker.toml");
         let settings = format!(
@@ -158,7 +158,10 @@ impl Program {
              listen = \"127.0.0.1:0\"\n[schedule]\nmax_batch_images = 8\n[jobs]\nnats_url = \"{}\"\n{jobs}",
             nats.url()
         );
-        std::fs::write(&file, settings).unwrap();
+        // Another worker may be reading it.
+        if !file.exists() {
+            std::fs::write(&file, settings).unwrap();
+        }
         let mut command = Command::new(env!("CARGO_BIN_EXE_lenslet-server"));
         command.arg("worker").arg("--config").arg(&file).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
@@ -166,19 +169,21 @@ impl Program {
         let log = std::thread::spawn(move || {
             lines.map_while(Result::ok).filter_map(|line| serde_json::from_str(&line).ok()).collect()
         });
-        Program { child, log }
-    }
-
-    /// Ends it between two instructions.
-    pub(crate) fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
+        Program { child, log: Some(log) }
     }
 
     /// Tells it to end; says whether it ended well, and gives its log.
     pub(crate) fn end(mut self) -> (bool, Vec<Value>) {
         signal(&self.child, "TERM");
         let good = self.child.wait().unwrap().success();
-        (good, self.log.join().unwrap())
+        (good, self.log.take().unwrap().join().unwrap())
+    }
+}
+
+impl Drop for Program {
+    /// Ends it between two instructions.
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
