@@ -12,6 +12,7 @@ use crate::cache::EmbeddingCache;
 use crate::config::Config;
 use crate::error::{Reason, ServeError};
 use crate::hosted::Models;
+use crate::jobs::Jobs;
 use crate::schedule::pool::Pool;
 
 /// Where the server stands between its start and its end.
@@ -87,6 +88,8 @@ pub struct App {
     pub keys: Keys,
     /// How often.
     pub pace: Pace,
+    /// Where asynchronous jobs are kept; empty until the server is loaded, and where there are none.
+    pub jobs: OnceLock<Arc<Jobs>>,
     /// Renders metrics.
     pub prometheus: Option<PrometheusHandle>,
     life: Life,
@@ -109,6 +112,7 @@ impl App {
             pixels: Budget::new(limits.max_pixels.saturating_mul(4)),
             keys: Keys::new(&config.api_keys),
             pace: Pace::new(limits.requests_per_second, limits.burst),
+            jobs: OnceLock::new(),
             prometheus,
             life: Life::default(),
             config,
@@ -120,11 +124,19 @@ impl App {
     /// # Errors
     /// They are still being loaded.
     pub fn models(&self) -> Result<&Models, ServeError> {
-        self.models.get().ok_or_else(|| {
-            let error =
-                ServeError::new(Reason::Unavailable, "starting", "the models are still being loaded; try again");
-            ServeError { retry_after: Some(Duration::from_secs(2)), ..error }
-        })
+        self.models.get().ok_or_else(starting)
+    }
+
+    /// Where asynchronous jobs are kept.
+    ///
+    /// # Errors
+    /// No queue is named, or the server is still starting.
+    pub fn jobs(&self) -> Result<&Arc<Jobs>, ServeError> {
+        if !self.config.jobs.enabled() {
+            let what = "this server takes no jobs: it was started without --nats-url; ask /v1/embeddings";
+            return Err(ServeError::new(Reason::NotFound, "jobs_off", what));
+        }
+        self.jobs.get().ok_or_else(starting)
     }
 
     /// Whether the models are there and new requests are taken.
@@ -175,4 +187,9 @@ impl App {
             let _ = tokio::time::timeout(Duration::from_millis(200), idle).await;
         }
     }
+}
+
+fn starting() -> ServeError {
+    let error = ServeError::new(Reason::Unavailable, "starting", "the models are still being loaded; try again");
+    ServeError { retry_after: Some(Duration::from_secs(2)), ..error }
 }

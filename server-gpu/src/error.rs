@@ -18,10 +18,14 @@ pub enum Reason {
     MethodNotAllowed,
     /// The body took too long to come: 408.
     SlowBody,
+    /// What it is about is not in a state to be asked for: 409.
+    Conflict,
     /// A body, picture or batch beyond the limits: 413.
     TooLarge,
     /// A body of a type that this path does not read: 415.
     MediaType,
+    /// It contradicts an earlier request: 422.
+    Unprocessable,
     /// This key asks too often: 429.
     RateLimited,
     /// The queues are full: 429.
@@ -47,8 +51,10 @@ impl Reason {
             Reason::NotFound => StatusCode::NOT_FOUND,
             Reason::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Reason::SlowBody => StatusCode::REQUEST_TIMEOUT,
+            Reason::Conflict => StatusCode::CONFLICT,
             Reason::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Reason::MediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Reason::Unprocessable => StatusCode::UNPROCESSABLE_ENTITY,
             Reason::RateLimited | Reason::Overloaded => StatusCode::TOO_MANY_REQUESTS,
             Reason::Cancelled => StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
             Reason::Internal => StatusCode::INTERNAL_SERVER_ERROR,
@@ -78,8 +84,10 @@ impl Reason {
             Reason::NotFound => "not_found",
             Reason::MethodNotAllowed => "method_not_allowed",
             Reason::SlowBody => "slow_body",
+            Reason::Conflict => "conflict",
             Reason::TooLarge => "too_large",
             Reason::MediaType => "media_type",
+            Reason::Unprocessable => "unprocessable",
             Reason::RateLimited => "rate_limited",
             Reason::Overloaded => "overloaded",
             Reason::Cancelled => "cancelled",

@@ -3,14 +3,20 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use lenslet_server::config::args::Args;
+use lenslet_server::config::args::{Action, Cli};
+use lenslet_server::jobs::worker::Worker;
 use lenslet_server::{App, Config, Server, telemetry};
 
 /// Bad usage or a setting that cannot work.
 const BAD_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    let config = match Args::parse().into_config() {
+    let cli = Cli::parse();
+    let (works, config) = match cli.command {
+        Some(Action::Worker(args)) => (true, args.into_worker_config()),
+        None => (false, cli.args.into_config()),
+    };
+    let config = match config {
         Ok(config) => config,
         Err(error) => {
             eprintln!("lenslet-server: {error}");
@@ -25,7 +31,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let code = runtime.block_on(run(config));
+    let code = if works { runtime.block_on(work(config)) } else { runtime.block_on(serve(config)) };
     // Work that nobody waits for any more does not hold up the end.
     runtime.shutdown_background();
     code
@@ -36,7 +42,7 @@ fn failed(error: &dyn std::fmt::Display) -> ExitCode {
     ExitCode::FAILURE
 }
 
-async fn run(config: Config) -> ExitCode {
+async fn serve(config: Config) -> ExitCode {
     let mut told = match Told::new() {
         Ok(told) => told,
         Err(error) => return failed(&error),
@@ -62,6 +68,42 @@ async fn run(config: Config) -> ExitCode {
             if finished { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         // Who says it twice means it.
+        () = told.ending() => ExitCode::FAILURE,
+    }
+}
+
+/// Works on the parts of jobs. Where it listens, it answers for its health alone.
+async fn work(config: Config) -> ExitCode {
+    let mut told = match Told::new() {
+        Ok(told) => told,
+        Err(error) => return failed(&error),
+    };
+    let server = match Server::bind_worker(App::new(config, telemetry::count())).await {
+        Ok(server) => server,
+        Err(error) => return failed(&error),
+    };
+    tracing::info!(address = %server.address(), "listening");
+    let loaded = tokio::select! {
+        loaded = server.load() => loaded,
+        () = told.ending() => return ExitCode::SUCCESS,
+    };
+    if let Err(error) = loaded {
+        return failed(&error);
+    }
+    let worker = match Worker::start(server.app().clone()) {
+        Ok(worker) => worker,
+        Err(error) => return failed(&error),
+    };
+    tracing::info!("ready");
+    told.ending().await;
+    tracing::info!("draining");
+    server.app().drain();
+    tokio::select! {
+        finished = worker.drain() => {
+            tracing::info!(finished, "ended");
+            if finished { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        // What it holds, the queue gives to another worker after a while.
         () = told.ending() => ExitCode::FAILURE,
     }
 }

@@ -74,6 +74,42 @@ pub fn resident_memory() {
     }
 }
 
+/// A job that was taken, with so many inputs.
+pub fn job_accepted(inputs: u64) {
+    counter!("lenslet_jobs_accepted_total").increment(1);
+    counter!("lenslet_jobs_accepted_inputs_total").increment(inputs);
+}
+
+/// What waits in the queue of jobs, and what was given up.
+pub fn job_queue(parts: u64, dead: u64) {
+    gauge!("lenslet_job_queue_depth").set(parts as f64);
+    gauge!("lenslet_job_dead_letters").set(dead as f64);
+}
+
+/// Whether the queue of jobs can be reached.
+pub fn job_queue_reachable(reachable: bool) {
+    gauge!("lenslet_job_queue_reachable").set(f64::from(u8::from(reachable)));
+}
+
+/// A part that this worker took, after it had waited so long.
+pub fn job_part_taken(waited: Duration) {
+    histogram!("lenslet_job_queue_seconds").record(waited.as_secs_f64());
+    gauge!("lenslet_job_parts_in_hand").increment(1.0);
+}
+
+/// A part that left this worker's hands.
+pub fn job_part_left(outcome: &'static str, time: Duration) {
+    gauge!("lenslet_job_parts_in_hand").decrement(1.0);
+    counter!("lenslet_job_parts_total", "outcome" => outcome).increment(1);
+    histogram!("lenslet_job_part_seconds").record(time.as_secs_f64());
+}
+
+/// Inputs of parts that this worker answered.
+pub fn job_inputs(embedded: usize, refused: usize) {
+    counter!("lenslet_job_inputs_total", "result" => "embedded").increment(embedded as u64);
+    counter!("lenslet_job_inputs_total", "result" => "refused").increment(refused as u64);
+}
+
 /// Says what the names mean.
 pub fn describe() {
     describe_gauge!("lenslet_queue_depth", "Runs of towers that wait");
@@ -91,6 +127,16 @@ pub fn describe() {
     describe_gauge!("lenslet_cache_entries", "Vectors in the cache");
     describe_gauge!("lenslet_cache_bytes", "Bytes of the cache");
     describe_gauge!("lenslet_requests_under_way", "Requests whose answer has not ended");
+    describe_counter!("lenslet_jobs_accepted_total", "Asynchronous jobs that were accepted");
+    describe_counter!("lenslet_jobs_accepted_inputs_total", "Inputs of these jobs");
+    describe_gauge!("lenslet_job_queue_depth", "Parts of jobs that nobody has answered yet");
+    describe_gauge!("lenslet_job_dead_letters", "Parts of jobs that were given up and not forgotten yet");
+    describe_gauge!("lenslet_job_queue_reachable", "Whether the queue of jobs can be reached");
+    describe_histogram!("lenslet_job_queue_seconds", "Time that a part waited for a worker");
+    describe_gauge!("lenslet_job_parts_in_hand", "Parts that this worker holds");
+    describe_counter!("lenslet_job_parts_total", "Parts that left this worker's hands by outcome");
+    describe_histogram!("lenslet_job_part_seconds", "Time that this worker held a part");
+    describe_counter!("lenslet_job_inputs_total", "Inputs of parts that this worker answered by result");
     describe_gauge!("lenslet_device_memory_bytes", "Memory of a model's GPU");
     describe_gauge!("process_resident_memory_bytes", "Memory of the process");
 }

@@ -18,7 +18,8 @@ use tokio::sync::{Semaphore, watch};
 use crate::app::App;
 use crate::config::Config;
 use crate::error::ServeError;
-use crate::{api, load};
+use crate::jobs::Jobs;
+use crate::{api, load, metrics};
 
 /// Why a server did not start.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +54,18 @@ impl Server {
     /// # Errors
     /// [`StartError::Listen`] and [`StartError::Tls`].
     pub async fn bind(app: App) -> Result<Server, StartError> {
+        Server::bind_with(app, api::router).await
+    }
+
+    /// Begins to listen as a worker of jobs does: for its health and its metrics alone.
+    ///
+    /// # Errors
+    /// As [`Server::bind`].
+    pub async fn bind_worker(app: App) -> Result<Server, StartError> {
+        Server::bind_with(app, api::worker_router).await
+    }
+
+    async fn bind_with(app: App, router: fn(Arc<App>) -> Router) -> Result<Server, StartError> {
         let address = app.config.listen;
         let failed = |source| StartError::Listen { address, source };
         let acceptor = Acceptor::new(&app.config)?;
@@ -63,15 +76,21 @@ impl Server {
             tokio::spawn(keep_counts(prometheus, Arc::downgrade(&app)));
         }
         let (stop, stopped) = watch::channel(false);
-        let accepting = tokio::spawn(accept(listener, acceptor, app.clone(), stopped));
+        let accepting = tokio::spawn(accept(listener, acceptor, app.clone(), router(app.clone()), stopped));
         Ok(Server { address, app, accepting, stop })
     }
 
-    /// Loads the models and warms them up.
+    /// Connects to the queue of jobs, if there is one, loads the models and warms them up.
     ///
     /// # Errors
-    /// [`StartError::Load`] names the model.
+    /// [`StartError::Load`] names the model, or says why the queue refuses this server.
     pub async fn load(&self) -> Result<(), StartError> {
+        if let Some(jobs) = Jobs::connect(&self.app.config.jobs).await? {
+            let jobs = Arc::new(jobs);
+            tokio::spawn(watch_queue(Arc::downgrade(&jobs)));
+            // Nobody else sets it.
+            let _ = self.app.jobs.set(jobs);
+        }
         let models = load::load(&self.app.config).await?;
         // Nobody else sets it.
         let _ = self.app.models.set(models);
@@ -120,8 +139,25 @@ async fn keep_counts(prometheus: PrometheusHandle, app: std::sync::Weak<App>) {
     }
 }
 
-async fn accept(listener: TcpListener, acceptor: Acceptor, app: Arc<App>, mut stopped: watch::Receiver<bool>) {
-    let router = api::router(app.clone());
+/// Counts what waits in the queue of jobs.
+async fn watch_queue(jobs: std::sync::Weak<Jobs>) {
+    while let Some(jobs) = jobs.upgrade() {
+        if let Ok(depth) = jobs.queue.depth().await {
+            metrics::job_queue(depth.parts, depth.dead);
+        }
+        metrics::job_queue_reachable(jobs.queue.reachable());
+        drop(jobs);
+        tokio::time::sleep(Duration::from_secs(5)).await;
+    }
+}
+
+async fn accept(
+    listener: TcpListener,
+    acceptor: Acceptor,
+    app: Arc<App>,
+    router: Router,
+    mut stopped: watch::Receiver<bool>,
+) {
     let places = Arc::new(Semaphore::new(app.config.limits.max_connections));
     let patience = Duration::from_secs_f64(app.config.limits.read_timeout_s);
     let graceful = GracefulShutdown::new();

@@ -6,6 +6,7 @@ use axum::http::{HeaderName, HeaderValue, Method, header};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use super::gate::{PRIORITY, REQUEST_ID, TIMEOUT};
+use super::jobs::IDEMPOTENCY_KEY;
 use crate::oip::HEADER_LENGTH;
 
 /// How long a browser may remember what it was told.
@@ -13,7 +14,7 @@ const MAX_AGE: Duration = Duration::from_secs(3600);
 
 /// The layer for these origins; without any, no page of another origin may call.
 pub(super) fn layer(origins: &[String]) -> CorsLayer {
-    let named = [PRIORITY, TIMEOUT, REQUEST_ID, HEADER_LENGTH].map(HeaderName::from_static);
+    let named = [PRIORITY, TIMEOUT, REQUEST_ID, HEADER_LENGTH, IDEMPOTENCY_KEY].map(HeaderName::from_static);
     let allowed = match origins.iter().any(|origin| origin == "*") {
         true => AllowOrigin::any(),
         false => AllowOrigin::list(origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok())),

@@ -32,13 +32,16 @@ pub(super) const TIMEOUT: &str = "x-lenslet-timeout-ms";
 pub(super) const REQUEST_ID: &str = "x-request-id";
 
 /// Lets a request through, or refuses it.
-pub(super) async fn gate(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+pub(super) async fn gate(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();
     let path = request.uri().path().to_owned();
     let id = request_id(request.headers());
     let mut record = Record { route, id: id.clone(), status: 0, complete: false, started: Instant::now() };
     let (mut response, under_way) = match admit(&app, &request) {
-        Ok((under_way, context)) => (context.scope(next.run(request)).await, Some(under_way)),
+        Ok((under_way, context, client)) => {
+            request.extensions_mut().insert(Caller(client));
+            (context.scope(next.run(request)).await, Some(under_way))
+        }
         Err(error) => (answer::for_path(error, &path), None),
     };
     record.status = response.status().as_u16();
@@ -60,7 +63,11 @@ fn request_id(headers: &HeaderMap) -> String {
     }
 }
 
-fn admit(app: &Arc<App>, request: &Request) -> Result<(UnderWay, Context), ServeError> {
+/// Who sent a request, where that is known.
+#[derive(Clone, Copy)]
+pub(super) struct Caller(pub(super) Option<Client>);
+
+fn admit(app: &Arc<App>, request: &Request) -> Result<(UnderWay, Context, Option<Client>), ServeError> {
     let client = match app.keys.check(request.headers())? {
         Some(key) => Some(Client::Key(key)),
         None => request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| Client::Address(info.0.ip())),
@@ -70,7 +77,7 @@ fn admit(app: &Arc<App>, request: &Request) -> Result<(UnderWay, Context), Serve
     }
     let under_way = app.begin()?;
     let context = context(app, request.headers())?;
-    Ok((under_way, context))
+    Ok((under_way, context, client))
 }
 
 /// Priority and deadline, from the request's headers.

@@ -16,7 +16,15 @@ pub(super) async fn live() -> Json<Value> {
 
 /// The models are loaded and warmed up, and the server is not about to end.
 pub(super) async fn ready(State(app): State<Arc<App>>) -> (StatusCode, Json<Value>) {
-    let ready = app.ready();
+    answer(app.ready())
+}
+
+/// The same of a worker, which is of no use without its queue.
+pub(super) async fn worker_ready(State(app): State<Arc<App>>) -> (StatusCode, Json<Value>) {
+    answer(app.ready() && app.jobs.get().is_some_and(|jobs| jobs.queue.reachable()))
+}
+
+fn answer(ready: bool) -> (StatusCode, Json<Value>) {
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(json!({ "ready": ready })))
 }

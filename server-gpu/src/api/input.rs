@@ -1,28 +1,17 @@
 //! What an embeddings request asks for.
 
-use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::body::{optional, string};
 use super::picture;
+use crate::embed::Input;
 use crate::error::{Reason, ServeError};
 
-/// One thing to embed.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Input {
-    /// Words.
-    Text(String),
-    /// Words as the client's tokenizer cut them.
-    Tokens(Vec<u32>),
-    /// A picture's file.
-    Picture(Bytes),
-    /// The SHA-256 of a picture's file that may be known here.
-    PictureHash([u8; 32]),
-}
-
 /// How numbers are written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Encoding {
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Encoding {
     /// As JSON numbers.
     #[default]
     Float,

@@ -4,17 +4,18 @@ mod answer;
 mod body;
 mod chat;
 mod cors;
-mod embeddings;
+pub(crate) mod embeddings;
 mod gate;
 mod health;
-mod input;
+pub(crate) mod input;
+mod jobs;
 pub(crate) mod keys;
 mod metrics;
 mod models;
 mod multipart;
 mod oip;
 mod openapi;
-mod picture;
+pub(crate) mod picture;
 
 use std::sync::Arc;
 
@@ -30,6 +31,9 @@ pub fn router(app: Arc<App>) -> Router {
     let served = Router::new()
         .route("/v1/embeddings", post(embeddings::embeddings))
         .route("/v1/chat/completions", post(chat::completions))
+        .route("/v1/jobs", post(jobs::submit))
+        .route("/v1/jobs/{id}", get(jobs::status))
+        .route("/v1/jobs/{id}/result", get(jobs::result))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{model}", get(models::one))
         .merge(oip::routes());
@@ -49,5 +53,16 @@ pub fn router(app: Arc<App>) -> Router {
         .layer(middleware::from_fn_with_state(app.clone(), gate::gate))
         .merge(open)
         .layer(cors)
+        .with_state(app)
+}
+
+/// What a worker answers: it serves no requests.
+pub fn worker_router(app: Arc<App>) -> Router {
+    Router::new()
+        .route("/v2/health/live", get(health::live))
+        .route("/v2/health/ready", get(health::worker_ready))
+        .route("/metrics", get(metrics::render))
+        .fallback(gate::no_such_path)
+        .method_not_allowed_fallback(gate::no_such_method)
         .with_state(app)
 }

@@ -7,6 +7,7 @@ use axum::http::request::Parts;
 use bytes::Bytes;
 
 use super::input::{self, Bounds, Encoding};
+use crate::embed::Input;
 use crate::error::ServeError;
 
 fn broken(error: &impl std::fmt::Display) -> ServeError {
@@ -35,7 +36,7 @@ pub(super) async fn parse(head: Parts, bytes: Bytes, bounds: Bounds) -> Result<i
                 parsed.dimensions = Some(number.ok_or_else(|| wrong().at("dimensions"))?);
             }
             "input" => parsed.inputs.push(bounds.text(text()?).map_err(|e| e.at("input"))?),
-            "image" => parsed.inputs.push(input::Input::Picture(bytes)),
+            "image" => parsed.inputs.push(Input::Picture(bytes)),
             other => {
                 let shown: String = other.chars().take(50).collect();
                 let what =

@@ -15,7 +15,7 @@ pub(super) async fn document(State(app): State<Arc<App>>) -> Json<Value> {
 
 fn build(app: &App) -> Value {
     let mut paths = Map::new();
-    for (path, method, operation) in operations() {
+    for (path, method, operation) in operations(app.config.jobs.enabled()) {
         let entry = paths.entry(path).or_insert_with(|| json!({}));
         entry[method] = operation;
     }
@@ -80,7 +80,7 @@ fn reference(schema: &str) -> Value {
     json!({ "$ref": format!("#/components/schemas/{schema}") })
 }
 
-fn operations() -> Vec<(&'static str, &'static str, Value)> {
+fn operations(jobs: bool) -> Vec<(&'static str, &'static str, Value)> {
     let body = |schema: &str| json!({ "application/json": { "schema": reference(schema) } });
     let mut embeddings = body("EmbeddingsRequest");
     embeddings["multipart/form-data"] = json!({ "schema": reference("EmbeddingsForm") });
@@ -94,7 +94,7 @@ fn operations() -> Vec<(&'static str, &'static str, Value)> {
     let embedded = answers("application/json", reference("Embeddings"), "Error");
     let text = answers("text/plain", json!({ "type": "string" }), "Error");
     let (model, tower) = (Some("ModelName"), Some("TowerName"));
-    vec![
+    let mut all = vec![
         ("/v1/embeddings", "post", post("Vectors of texts and pictures", &embeddings, &embedded, None)),
         ("/v1/chat/completions", "post", post("The answer to a conversation", &body("ChatRequest"), &chat, None)),
         ("/v1/models", "get", get("All models", "ModelList", "Error", None)),
@@ -107,7 +107,41 @@ fn operations() -> Vec<(&'static str, &'static str, Value)> {
         ("/v2/models/{model}/infer", "post", post("Runs a tower", &infer, &inferred, tower)),
         ("/metrics", "get", json!({ "summary": "What is counted, for Prometheus", "responses": text })),
         ("/openapi.json", "get", get("This document", "Any", "Error", None)),
-    ]
+    ];
+    if jobs {
+        all.extend(job_operations(&embeddings));
+    }
+    all
+}
+
+/// Asynchronous jobs, where there are any. `request` is that of embeddings.
+fn job_operations(request: &Value) -> [(&'static str, &'static str, Value); 3] {
+    let mut job_request = request.clone();
+    job_request["application/json"]["schema"] = reference("JobRequest");
+    let mut accepted = answers("application/json", reference("Job"), "Error");
+    accepted["202"] = accepted["200"].take();
+    if let Some(accepted) = accepted.as_object_mut() {
+        accepted.remove("200");
+    }
+    let mut submit = post("Embeddings that are made when there is time", &job_request, &accepted, None);
+    let key = json!({ "type": "string", "minLength": 1, "maxLength": super::jobs::MAX_KEY });
+    if let Some(parameters) = submit["parameters"].as_array_mut() {
+        parameters.push(json!({
+            "name": super::jobs::IDEMPOTENCY_KEY,
+            "in": "header",
+            "schema": key,
+            "description": "Two requests with one value make one job.",
+        }));
+    }
+    let mut one = ["Where a job stands", "The vectors of a job that has ended"].map(|summary| {
+        let schema = if summary.starts_with("Where") { "Job" } else { "JobResult" };
+        let mut operation = get(summary, schema, "Error", None);
+        operation["parameters"] =
+            json!([{ "name": "id", "in": "path", "required": true, "schema": { "type": "string", "pattern": "^job_[0-9a-f]{32}$" } }]);
+        operation
+    });
+    let (status, result) = (one[0].take(), one[1].take());
+    [("/v1/jobs", "post", submit), ("/v1/jobs/{id}", "get", status), ("/v1/jobs/{id}/result", "get", result)]
 }
 
 fn schemas(app: &App) -> Value {
@@ -133,6 +167,7 @@ fn schemas(app: &App) -> Value {
     let ids = json!({ "type": "array", "items": { "type": "integer", "minimum": 0 }, "minItems": 1 });
     let input = json!({ "anyOf": [text, ids, text_part, image_url, hash_part] });
     let inputs = json!({ "type": "array", "items": input, "minItems": 1, "maxItems": limits.max_inputs });
+    let job_inputs = json!({ "type": "array", "items": input, "minItems": 1, "maxItems": app.config.jobs.max_inputs });
     let encoding = json!({ "enum": ["float", "base64"] });
     let dimensions = json!({ "type": "integer", "minimum": 1 });
     let content =
@@ -141,6 +176,7 @@ fn schemas(app: &App) -> Value {
     let message = object(json!({ "role": role, "content": content }), &["role", "content"]);
     let positive = json!({ "type": "integer", "minimum": 1 });
     let usage = json!({ "type": "object" });
+    let count = json!({ "type": "integer", "minimum": 0 });
     let error = object(
         json!({ "message": { "type": "string" }, "type": { "type": "string" }, "code": { "type": "string" } }),
         &["message", "type", "code"],
@@ -177,6 +213,30 @@ fn schemas(app: &App) -> Value {
             }),
             &["model"],
         ),
+        "JobRequest": object(
+            json!({
+                "model": model,
+                "input": { "anyOf": [text, ids, job_inputs] },
+                "encoding_format": encoding,
+                "dimensions": dimensions,
+                "endpoint": { "const": "/v1/embeddings" },
+                "idempotency_key": { "type": "string", "minLength": 1, "maxLength": super::jobs::MAX_KEY },
+            }),
+            &["model", "input"],
+        ),
+        "Job": object(
+            json!({
+                "id": { "type": "string" },
+                "object": { "const": "job" },
+                "status": { "enum": ["queued", "running", "succeeded", "failed", "dead"] },
+                "request_counts": object(json!({ "total": count, "completed": count, "failed": count }), &["total", "completed", "failed"]),
+                "created_at": count,
+                "finished_at": { "type": ["integer", "null"] },
+                "expires_at": count,
+            }),
+            &["id", "object", "status", "request_counts"],
+        ),
+        "JobResult": object(json!({ "data": { "type": "array" }, "model": { "type": "string" }, "usage": usage }), &["data", "model", "usage"]),
         "Embeddings": object(json!({ "data": { "type": "array" }, "model": { "type": "string" }, "usage": usage }), &["data", "model", "usage"]),
         "ChatRequest": object(
             json!({

@@ -56,7 +56,7 @@ pub(super) fn too_large(most: u64) -> ServeError {
 }
 
 /// Decodes a picture of at most so many pixels.
-pub(super) fn decoded(bytes: &[u8], most: u64) -> Result<Pixels, ServeError> {
+pub(crate) fn decoded(bytes: &[u8], most: u64) -> Result<Pixels, ServeError> {
     if claimed_pixels(bytes).is_some_and(|pixels| pixels > most) {
         return Err(too_large(most));
     }

@@ -3,15 +3,35 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 
 use super::{Config, ConfigError, Device, EngineKind, LogFormat, ModelConfig, TlsConfig};
 
 /// Serves models: embeddings and chat as OpenAI's interface has them, and the Open Inference Protocol.
 ///
 /// Flags go before variables of the environment, these before the file.
-#[derive(Debug, Default, Parser)]
-#[command(name = "lenslet-server", version)]
+#[derive(Debug, Parser)]
+#[command(name = "lenslet-server", version, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    /// What to do instead of serving.
+    #[command(subcommand)]
+    pub command: Option<Action>,
+    /// The settings of the server.
+    #[command(flatten)]
+    pub args: Args,
+}
+
+/// What the program does instead of serving.
+#[derive(Debug, Subcommand)]
+pub enum Action {
+    /// Works on the parts of asynchronous jobs, which it takes from the queue of --nats-url
+    ///
+    /// Takes the settings of the server. On --listen it answers for its health and its metrics alone.
+    Worker(Args),
+}
+
+/// The settings that flags and environment give.
+#[derive(Debug, Default, clap::Args)]
 pub struct Args {
     /// A TOML file with any of the settings
     #[arg(long, env = "LENSLET_CONFIG", value_name = "FILE")]
@@ -73,6 +93,9 @@ pub struct Args {
     /// The key that the server behind wants
     #[arg(long, env = "LENSLET_REMOTE_KEY", hide_env_values = true, value_name = "KEY")]
     pub remote_key: Option<String>,
+    /// NATS servers whose JetStream queues asynchronous jobs: nats://host:4222, several separated by commas
+    #[arg(long, env = "LENSLET_NATS_URL", hide_env_values = true, value_name = "URL")]
+    pub nats_url: Option<String>,
     /// Certificate for HTTPS (PEM)
     #[arg(long, env = "LENSLET_TLS_CERTIFICATE", value_name = "FILE", requires = "tls_key")]
     pub tls_certificate: Option<PathBuf>,
@@ -95,6 +118,19 @@ fn set<T>(setting: &mut T, given: Option<T>) {
 }
 
 impl Args {
+    /// The settings of a worker, checked.
+    ///
+    /// # Errors
+    /// As [`Args::into_config`], and if no queue is named.
+    pub fn into_worker_config(self) -> Result<Config, ConfigError> {
+        let config = self.into_config()?;
+        if !config.jobs.enabled() {
+            let detail = "a worker needs a queue to take parts from; give --nats-url nats://host:4222";
+            return Err(ConfigError::Setting { name: "jobs.nats_url", detail: detail.into() });
+        }
+        Ok(config)
+    }
+
     /// The settings, checked.
     ///
     /// # Errors
@@ -129,6 +165,7 @@ impl Args {
         config.ort.library = self.ort_library.or(config.ort.library);
         config.remote.url = self.remote_url.or(config.remote.url);
         config.remote.key = self.remote_key.or(config.remote.key);
+        config.jobs.nats_url = self.nats_url.or(config.jobs.nats_url);
         if let (Some(certificate), Some(key)) = (self.tls_certificate, self.tls_key) {
             config.tls = Some(TlsConfig { certificate, key });
         }

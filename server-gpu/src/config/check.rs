@@ -37,7 +37,7 @@ pub enum ConfigError {
     },
 }
 
-fn setting<T>(name: &'static str, detail: impl Into<String>) -> Result<T, ConfigError> {
+pub(super) fn setting<T>(name: &'static str, detail: impl Into<String>) -> Result<T, ConfigError> {
     Err(ConfigError::Setting { name, detail: detail.into() })
 }
 
@@ -115,6 +115,7 @@ impl Config {
         }
         self.check_numbers()?;
         self.check_engine()?;
+        self.jobs.check()?;
         if self.log.parse::<Targets>().is_err() {
             return setting("log", format!("{:?} is no level; try info, or lenslet_server=debug", self.log));
         }

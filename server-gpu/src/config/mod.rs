@@ -2,6 +2,7 @@
 
 pub mod args;
 mod check;
+mod jobs;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -9,6 +10,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 pub use check::ConfigError;
+pub use jobs::{JobsConfig, MAX_PART_INPUTS};
 
 /// Which engine runs the models.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
@@ -226,6 +228,8 @@ pub struct Config {
     pub ort: OrtConfig,
     /// See [`RemoteConfig`].
     pub remote: RemoteConfig,
+    /// See [`JobsConfig`].
+    pub jobs: JobsConfig,
     /// HTTPS instead of HTTP.
     pub tls: Option<TlsConfig>,
 }
@@ -250,6 +254,7 @@ impl Default for Config {
             schedule: ScheduleConfig::default(),
             ort: OrtConfig::default(),
             remote: RemoteConfig::default(),
+            jobs: JobsConfig::default(),
             tls: None,
         }
     }

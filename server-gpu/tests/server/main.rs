@@ -7,6 +7,8 @@ mod embeddings;
 mod health;
 mod hostile;
 mod http;
+#[cfg(feature = "nats")]
+mod jobs;
 mod oip;
 mod operate;
 mod ort;

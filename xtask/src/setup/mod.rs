@@ -8,6 +8,7 @@ pub(crate) mod aarch64;
 mod apt;
 mod chromium;
 mod lavapipe;
+mod nats;
 mod node;
 mod python;
 mod rustup;
@@ -35,6 +36,8 @@ pub(crate) enum Component {
     Aarch64,
     /// Python with virtual environments, for clients that others wrote.
     Python,
+    /// A NATS server, for asynchronous jobs.
+    Nats,
 }
 
 /// How a component was found.
@@ -49,8 +52,16 @@ pub(crate) enum State {
 }
 
 impl Component {
-    pub(crate) const ALL: &[Self] =
-        &[Self::Wasm, Self::Node, Self::NodePackages, Self::Chromium, Self::Lavapipe, Self::Aarch64, Self::Python];
+    pub(crate) const ALL: &[Self] = &[
+        Self::Wasm,
+        Self::Node,
+        Self::NodePackages,
+        Self::Chromium,
+        Self::Lavapipe,
+        Self::Aarch64,
+        Self::Python,
+        Self::Nats,
+    ];
 
     fn name(self) -> &'static str {
         match self {
@@ -61,6 +72,7 @@ impl Component {
             Self::Lavapipe => "lavapipe",
             Self::Aarch64 => "aarch64",
             Self::Python => "python",
+            Self::Nats => "nats-server",
         }
     }
 
@@ -73,6 +85,7 @@ impl Component {
             Self::Lavapipe => lavapipe::ensure(),
             Self::Aarch64 => aarch64::ensure(workspace),
             Self::Python => python::ensure(),
+            Self::Nats => nats::ensure(),
         }
     }
 
