@@ -128,6 +128,8 @@ pub struct Hosted {
     pub name: String,
     /// What identifies its vectors: weights, precision and preprocessing.
     pub fingerprint: String,
+    /// SHA-256 of its `tokenizer.json`, if it writes: texts go on elsewhere by their tokens where this is equal.
+    pub tokenizer: Option<String>,
     /// When it was loaded, in seconds since 1970.
     pub loaded: u64,
     /// Length of its vectors, if it gives any.
@@ -194,11 +196,16 @@ impl Hosted {
         if let Some(kind) = specs.writer.filter(|_| !specs.hands_on) {
             warm_up_writer(&*engine, kind).await?;
         }
+        let tokenizer = match folder.filter(|_| specs.writer.is_some()) {
+            Some(folder) => folder.tokenizer().ok().map(|file| crate::cache::hexadecimal(&crate::cache::digest(&file))),
+            None => specs.tokenizer.clone(),
+        };
         let decoding = specs.writer.map(|_| DecodeLoop::start(engine.clone(), scheduler.clone(), slots));
         let loaded = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or(Duration::ZERO);
         Ok(Hosted {
             name,
             fingerprint,
+            tokenizer,
             loaded: loaded.as_secs(),
             dimensions,
             engine,

@@ -45,6 +45,9 @@ fn describe(model: &Hosted) -> Value {
         "engine": model.engine.name(),
         "device": model.engine.device(),
     });
+    if let Some(tokenizer) = &model.tokenizer {
+        own["tokenizer"] = tokenizer.clone().into();
+    }
     if let Some(dimensions) = model.dimensions {
         own["dimensions"] = dimensions.into();
         own["fingerprint"] = model.fingerprint.clone().into();

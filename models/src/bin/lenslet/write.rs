@@ -72,6 +72,7 @@ impl WriteArgs {
             stop: self.stop.clone(),
             beams: self.beams,
             length_penalty: self.length_penalty,
+            resume: None,
         }
     }
 
