@@ -5,9 +5,9 @@
 import type { Answered, AnsweredBy, Reason } from "./policy.js";
 
 /** An L2-normalised vector. Compare only those whose {@link Embedding.fingerprint} is equal. */
-export class Embedding extends Float32Array<ArrayBuffer> implements Answered {
+export class Embedding extends Float32Array implements Answered {
   /** What is computed from it (`slice`, `map`) is of no model any more. */
-  static override get [Symbol.species](): Float32ArrayConstructor {
+  static get [Symbol.species](): Float32ArrayConstructor {
     return Float32Array;
   }
 

@@ -3,7 +3,7 @@
  */
 
 import { RunError } from "../errors.js";
-import { Meter } from "./meter.js";
+import type { Meter } from "./meter.js";
 import {
   type Answered,
   type LocalState,
@@ -175,9 +175,6 @@ export class Offload {
     }
     if (needsPause(error)) {
       server.backOff.failed(error.kind, this.#now(), error.retryAfterMs);
-    }
-    if (error.kind === "other_model") {
-      server.forget(this.#model ?? "");
     }
     return error.kind;
   }

@@ -6,7 +6,11 @@ import { LensletError } from "../errors.js";
 import type { Reason } from "./policy.js";
 
 /** What may go wrong with it: these are the words that {@link ServerError.kind} takes. */
-export type ServerTrouble = Extract<Reason, `server_${string}`> | "offline" | "local_only" | "other_model";
+export type ServerTrouble =
+  | Extract<Reason, `server_${string}`>
+  | "offline"
+  | "local_only"
+  | "other_model";
 
 /** The server could not be asked, or did not answer. Thrown only where the local model cannot answer either. */
 export class ServerError extends LensletError {

@@ -20,7 +20,7 @@ export interface ServedModel {
 
 /** Vectors, end to end. */
 export interface ServedVectors {
-  values: Float32Array<ArrayBuffer>;
+  values: Float32Array;
   fingerprint: string;
 }
 
@@ -124,7 +124,7 @@ export class Server {
     const started = this.#now();
     const wait = Math.min(this.#timeoutMs, DESCRIBE_MS);
     const path = `/v1/models/${encodeURIComponent(model)}`;
-    const body = await this.send(path, undefined, undefined, (response) => json(response), wait);
+    const body = await this.send(path, undefined, undefined, (response) => response.json(), wait);
     this.#policy.observeRoundTrip(this.#now() - started);
     const own = record(record(body)?.lenslet) ?? {};
     return {
@@ -179,10 +179,15 @@ export class Server {
   ): Promise<ServedVectors> {
     const body = JSON.stringify({ model, input, encoding_format: "base64" });
     const started = this.#now();
-    const [answer, computeMs] = await this.send("/v1/embeddings", body, signal, async (response) => [
-      record(await json(response)),
-      computing(response.headers.get("server-timing")),
-    ]);
+    const [answer, computeMs] = await this.send(
+      "/v1/embeddings",
+      body,
+      signal,
+      async (response) => [
+        record(await response.json()),
+        computing(response.headers.get("server-timing")),
+      ],
+    );
     const ms = this.#now() - started;
     this.#policy.observeServer({ parts, bytes: body.length, ms, computeMs });
     const data = Array.isArray(answer?.data) ? answer.data : [];
@@ -292,7 +297,7 @@ export class Server {
     if (response.ok) {
       return response;
     }
-    const error = record(record(await json(response).catch(() => undefined))?.error);
+    const error = record(record(await response.json().catch(() => undefined))?.error);
     const what = typeof error?.message === "string" ? error.message : "";
     const wait = retryAfter(response.headers.get("retry-after"), Date.now());
     throw new ServerError(
@@ -428,10 +433,6 @@ function record(value: unknown): Fields | undefined {
 
 const numberOr = (value: unknown, other: number): number =>
   typeof value === "number" ? value : other;
-
-async function json(response: Response): Promise<unknown> {
-  return response.json();
-}
 
 /** How long the server computed, out of its `Server-Timing`. */
 function computing(header: string | null): number | undefined {
