@@ -127,6 +127,14 @@ export class Offload {
     this.policy.quality = quality;
   }
 
+  /**
+   * Tells what work is going to take on this device, in milliseconds, whatever was measured so far: an app may know that
+   * the device is hot, or has to save its battery. The next run here replaces it.
+   */
+  expectLocal(ms: Readonly<Partial<Record<Work, number>>>): void {
+    this.policy.tellLocal(ms, true);
+  }
+
   /** @internal Where a call goes that `tried` servers could not answer. */
   async place(asked: Asked, tried: Tried = new Map()): Promise<Place> {
     const { parts, bytes, local } = asked;

@@ -95,9 +95,9 @@ export class Estimate {
   #at = 0;
   #told = false;
 
-  /** A guess to begin with; the first measurement takes its place. */
-  tell(value: number, now: number): void {
-    if (this.#mean === undefined) {
+  /** A guess to begin with, or to begin `anew` with; the first measurement takes its place. */
+  tell(value: number, now: number, anew = false): void {
+    if (anew || this.#mean === undefined) {
       this.#mean = value;
       this.#best = value;
       this.#at = now;
@@ -190,9 +190,9 @@ export class Policy {
     return (this.#roundTrip.value(now) ?? 0) + bytes * perByte;
   }
 
-  /** What a run here is believed to take, before the first. */
-  tellLocal(ms: Readonly<Partial<Record<Work, number>>>): void {
-    this.#local.tell(ms, this.#now());
+  /** What a run here is believed to take, until the next is measured; `anew`, whatever was measured before. */
+  tellLocal(ms: Readonly<Partial<Record<Work, number>>>, anew = false): void {
+    this.#local.tell(ms, this.#now(), anew);
   }
 
   /** A run here took this long. */
@@ -251,9 +251,9 @@ class Estimates {
     token: new Estimate(),
   };
 
-  tell(values: Readonly<Partial<Record<Work, number>>>, now: number): void {
+  tell(values: Readonly<Partial<Record<Work, number>>>, now: number, anew: boolean): void {
     for (const [work, value] of Object.entries(values) as [Work, number][]) {
-      this.#of[work].tell(value, now);
+      this.#of[work].tell(value, now, anew);
     }
   }
 
