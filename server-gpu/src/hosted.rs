@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lenslet::tasks::classify::Scoring;
 use lenslet::tasks::config::Side;
 use lenslet::tasks::dual_tower::{DualTower, Graphs, TaskError};
 use lenslet::tasks::image::{PixelBatch, Pixels, Preprocessor};
@@ -130,6 +131,8 @@ pub struct Hosted {
     pub fingerprint: String,
     /// SHA-256 of its `tokenizer.json`, if it writes: texts go on elsewhere by their tokens where this is equal.
     pub tokenizer: Option<String>,
+    /// How similarities become probabilities, if it gives vectors of pictures and texts.
+    pub scoring: Option<Scoring>,
     /// When it was loaded, in seconds since 1970.
     pub loaded: u64,
     /// Length of its vectors, if it gives any.
@@ -206,6 +209,7 @@ impl Hosted {
             name,
             fingerprint,
             tokenizer,
+            scoring: folder.filter(|_| dual.is_some()).map(|folder| Scoring::from_config(&folder.config().model)),
             loaded: loaded.as_secs(),
             dimensions,
             engine,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
+use lenslet::tasks::classify::Scoring;
 use serde_json::{Value, json};
 
 use crate::app::App;
@@ -48,6 +49,11 @@ fn describe(model: &Hosted) -> Value {
     if let Some(tokenizer) = &model.tokenizer {
         own["tokenizer"] = tokenizer.clone().into();
     }
+    own["scoring"] = match model.scoring {
+        Some(Scoring::Softmax { scale }) => json!({ "scale": scale }),
+        Some(Scoring::Sigmoid { scale, bias }) => json!({ "scale": scale, "bias": bias }),
+        None => Value::Null,
+    };
     if let Some(dimensions) = model.dimensions {
         own["dimensions"] = dimensions.into();
         own["fingerprint"] = model.fingerprint.clone().into();

@@ -6,15 +6,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Instant, UNIX_EPOCH};
 
+use lenslet::SessionOptions;
 use lenslet::tasks::fingerprint::Fingerprint;
 use lenslet::tasks::image::{PixelBatch, Preprocessor, decode};
 use lenslet::tasks::index::{Entry, Index, VectorType};
 use lenslet_models::dual::{DualModel, Need, fingerprint};
+use lenslet_models::folder::ModelFolder;
 use rayon::prelude::*;
 use serde::Serialize;
 use walkdir::WalkDir;
 
 use crate::context::{Context, ModelArgs, device_name};
+use crate::encoder::Remote;
 use crate::failure::Failure;
 use crate::{Outcome, output};
 
@@ -85,15 +88,14 @@ pub(crate) fn run(context: &Context, args: &Args) -> Outcome {
     let started = Instant::now();
     let mut skipped = Vec::new();
     let found = walk(&args.dir, &mut skipped)?;
-    let folder = args.model.folder()?;
-    let space = fingerprint(&folder, &folder.graphs(args.model.precision.into())?)?;
+    let model = Source::find(context, args)?;
+    let space = model.fingerprint();
     let previous = previous(args, space)?;
 
     let (todo, unchanged): (Vec<Found>, Vec<Found>) = found
         .into_iter()
         .partition(|file| previous.as_ref().and_then(|index| index.get(&file.entry.path)) != Some(&file.entry));
-    let options = context.options()?;
-    let device = device_name(&options);
+    let device = model.device();
     let total = todo.len();
     let current: HashSet<String> = todo.iter().chain(&unchanged).map(|file| file.entry.path.clone()).collect();
     let mut build = Build { index: previous, added: 0, removed: 0, save_at: args.save_every, args, skipped };
@@ -101,8 +103,7 @@ pub(crate) fn run(context: &Context, args: &Args) -> Outcome {
         build.removed = index.retain(|entry| current.contains(&entry.path));
     }
     if total > 0 {
-        let model = DualModel::load(&folder, args.model.precision.into(), Need::Image, &options)?;
-        build.add_all(context, &model, &todo)?;
+        build.add_all(context, &model, &model.load(args)?, &todo)?;
     }
     let interrupted = INTERRUPTED.load(Ordering::Relaxed);
     let Build { index, added, removed, mut skipped, .. } = build;
@@ -119,7 +120,7 @@ pub(crate) fn run(context: &Context, args: &Args) -> Outcome {
     index.save(&args.output)?;
     let report = Report {
         index: args.output.display().to_string(),
-        model: folder.name(),
+        model: model.name(),
         fingerprint: space,
         device,
         pictures: index.len(),
@@ -141,6 +142,135 @@ pub(crate) fn run(context: &Context, args: &Args) -> Outcome {
         return Err(Failure::Interrupted { what, advice: "run the same command again to go on".into() });
     }
     Ok(true)
+}
+
+/// The model that is to make the index.
+enum Source {
+    Here { folder: Box<ModelFolder>, fingerprint: Fingerprint, options: SessionOptions },
+    There(Remote),
+}
+
+impl Source {
+    fn find(context: &Context, args: &Args) -> Result<Source, Failure> {
+        if let Some(client) = context.client()? {
+            return Ok(Source::There(args.model.remote(client)?));
+        }
+        let folder = Box::new(args.model.folder()?);
+        let fingerprint = fingerprint(&folder, &folder.graphs(args.model.precision.into())?)?;
+        Ok(Source::Here { folder, fingerprint, options: context.options()? })
+    }
+
+    fn name(&self) -> &str {
+        match self {
+            Source::Here { folder, .. } => folder.name(),
+            Source::There(remote) => &remote.tower.name,
+        }
+    }
+
+    fn fingerprint(&self) -> Fingerprint {
+        match self {
+            Source::Here { fingerprint, .. } => *fingerprint,
+            Source::There(remote) => remote.tower.fingerprint,
+        }
+    }
+
+    fn device(&self) -> &str {
+        match self {
+            Source::Here { options, .. } => device_name(options),
+            Source::There(remote) => remote.client.server(),
+        }
+    }
+
+    fn load(&self, args: &Args) -> Result<Maker<'_>, Failure> {
+        match self {
+            Source::Here { folder, options, .. } => {
+                let model = DualModel::load(folder, args.model.precision.into(), Need::Image, options)?;
+                Ok(Maker::Here(Box::new(model)))
+            }
+            Source::There(remote) => Ok(Maker::There(remote)),
+        }
+    }
+}
+
+/// What makes vectors of picture files: in two steps, so that files are read and decoded beside the model's work.
+enum Maker<'a> {
+    Here(Box<DualModel>),
+    There(&'a Remote),
+}
+
+/// A picture file after the first step.
+enum Prepared {
+    Pixels(PixelBatch),
+    Vector(Vec<f32>),
+}
+
+/// Why there is no vector of a picture.
+enum Trouble {
+    /// The picture cannot be used; others may.
+    Picture(String),
+    /// Nothing goes on.
+    Fatal(Failure),
+}
+
+impl Maker<'_> {
+    fn prepare(&self, path: &Path) -> Result<Prepared, Trouble> {
+        match self {
+            Maker::Here(model) => {
+                let preprocessor = model.tower.preprocessor().ok_or_else(|| Trouble::Fatal(no_preprocessor()))?;
+                prepare(preprocessor, path).map(Prepared::Pixels).map_err(Trouble::Picture)
+            }
+            Maker::There(remote) => ask(remote, path).map(Prepared::Vector),
+        }
+    }
+
+    fn vector(&self, prepared: Prepared) -> Result<Vec<f32>, Failure> {
+        match (self, prepared) {
+            (_, Prepared::Vector(vector)) => Ok(vector),
+            // One at a time: dynamic INT8 finds one scale for a whole batch.
+            (Maker::Here(model), Prepared::Pixels(pixels)) => {
+                let vectors = pollster::block_on(model.tower.encode_pixels(pixels))?;
+                Ok(vectors.into_iter().next().unwrap_or_default())
+            }
+            (Maker::There(_), Prepared::Pixels(_)) => Err(no_preprocessor()),
+        }
+    }
+
+    /// Pictures that are worked on at once.
+    fn threads(&self, context: &Context) -> usize {
+        match self {
+            Maker::Here(_) => context.threads(),
+            Maker::There(_) => AT_ONCE,
+        }
+    }
+}
+
+fn no_preprocessor() -> Failure {
+    Failure::input("config_missing", "the model has no preprocessor_config.json", "choose another with --model")
+}
+
+/// Pictures on their way to a server at once.
+const AT_ONCE: usize = 8;
+
+/// So often a busy server is asked again before that is given up.
+const PATIENCE: usize = 8;
+
+/// Has a server make a picture's vector. While it is busy, it is left alone for as long as it says.
+fn ask(remote: &Remote, path: &Path) -> Result<Vec<f32>, Trouble> {
+    let file = std::fs::read(path).map_err(|error| Trouble::Picture(error.to_string()))?;
+    let mut tries = 0;
+    loop {
+        match remote.client.embed_picture(&remote.tower, &file) {
+            Ok(vector) => return Ok(vector),
+            Err(error) if error.is_about_picture() => return Err(Trouble::Picture(error.to_string())),
+            Err(error) => match error.retry_after() {
+                Some(pause) if tries < PATIENCE && !INTERRUPTED.load(Ordering::Relaxed) => {
+                    tries += 1;
+                    std::thread::sleep(pause);
+                }
+                _ => return Err(Trouble::Fatal(error.into())),
+            },
+        }
+    }
 }
 
 fn summary(report: &Report<'_>) -> String {
@@ -253,12 +383,15 @@ struct Build<'a> {
 
 impl Build<'_> {
     /// Decodes on a pool of threads while the model runs on this one.
-    fn add_all(&mut self, context: &Context, model: &DualModel, todo: &[Found]) -> Result<(), Failure> {
+    fn add_all(
+        &mut self,
+        context: &Context,
+        source: &Source,
+        model: &Maker<'_>,
+        todo: &[Found],
+    ) -> Result<(), Failure> {
         listen_for_interrupt();
-        let preprocessor = model.tower.preprocessor().ok_or_else(|| {
-            Failure::input("config_missing", "the model has no preprocessor_config.json", "choose another with --model")
-        })?;
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(context.threads()).build().map_err(|error| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(model.threads(context)).build().map_err(|error| {
             Failure::input("threads", format_args!("threads could not be started: {error}"), "try --threads 1")
         })?;
         let (sender, receiver) = sync_channel(WAITING);
@@ -268,12 +401,12 @@ impl Build<'_> {
                     todo.par_iter().with_max_len(1).for_each_with(sender, |sender, file| {
                         // A closed channel means that the other side has stopped.
                         if !INTERRUPTED.load(Ordering::Relaxed) {
-                            let _ = sender.send((file, prepare(preprocessor, &file.path)));
+                            let _ = sender.send((file, model.prepare(&file.path)));
                         }
                     });
                 });
             });
-            let outcome = self.receive(context, model, todo.len(), receiver);
+            let outcome = self.receive(context, source, model, todo.len(), receiver);
             // Ends the decoding early if the model failed.
             if outcome.is_err() {
                 INTERRUPTED.store(true, Ordering::Relaxed);
@@ -285,9 +418,10 @@ impl Build<'_> {
     fn receive(
         &mut self,
         context: &Context,
-        model: &DualModel,
+        source: &Source,
+        model: &Maker<'_>,
         total: usize,
-        receiver: Receiver<(&Found, Result<PixelBatch, String>)>,
+        receiver: Receiver<(&Found, Result<Prepared, Trouble>)>,
     ) -> Result<(), Failure> {
         let bar = output::progress(total, "indexing", context.json);
         for (file, prepared) in receiver {
@@ -295,13 +429,9 @@ impl Build<'_> {
                 break;
             }
             match prepared {
-                // One at a time: dynamic INT8 finds one scale for a whole batch.
-                Ok(pixels) => {
-                    let vectors = pollster::block_on(model.tower.encode_pixels(pixels))?;
-                    let vector = vectors.first().map(Vec::as_slice).unwrap_or_default();
-                    self.add(model, file, vector)?;
-                }
-                Err(reason) => {
+                Ok(prepared) => self.add(source, file, &model.vector(prepared)?)?,
+                Err(Trouble::Fatal(failure)) => return Err(failure),
+                Err(Trouble::Picture(reason)) => {
                     if let Some(index) = &mut self.index {
                         index.remove(&file.entry.path);
                     }
@@ -314,10 +444,11 @@ impl Build<'_> {
         Ok(())
     }
 
-    fn add(&mut self, model: &DualModel, file: &Found, vector: &[f32]) -> Result<(), Failure> {
+    fn add(&mut self, source: &Source, file: &Found, vector: &[f32]) -> Result<(), Failure> {
         let kind = if self.args.int8 { VectorType::Int8 } else { VectorType::F32 };
-        let index =
-            self.index.get_or_insert_with(|| Index::new(model.fingerprint, model.name.clone(), vector.len(), kind));
+        let index = self
+            .index
+            .get_or_insert_with(|| Index::new(source.fingerprint(), source.name().to_owned(), vector.len(), kind));
         index.add(file.entry.clone(), vector)?;
         self.added += 1;
         if self.added >= self.save_at {

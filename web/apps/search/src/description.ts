@@ -9,7 +9,7 @@ const MODEL = "emoji-captioner";
 
 /** What visitors must know of it, wherever it speaks. */
 const CAVEAT =
-  "Written by a small model that has seen pictograms only. It speaks fluently and is often wrong.";
+  "From a small model that has seen pictograms only. It speaks fluently and is often wrong.";
 
 /** Where a description stands, for styles and scripts. */
 type State = "idle" | "loading" | "writing" | "done" | "error";
