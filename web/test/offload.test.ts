@@ -1,11 +1,15 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { IndexError, isAbort } from "../ts/errors.js";
+import { loadCaptioner } from "../ts/captioner.js";
+import { DualTower, loadDualTower } from "../ts/dual-tower.js";
+import { IndexError, isAbort, LoadError, RunError } from "../ts/errors.js";
+import { BROWSER } from "../ts/host.js";
 import { ImageIndex } from "../ts/image-index.js";
 import { Offload, type OffloadOptions } from "../ts/offload/offload.js";
 import { ServerError } from "../ts/offload/server-error.js";
+import { MemoryFiles } from "../ts/private-files.js";
 import { sha256 } from "../ts/sha256.js";
-import { bench, WORDS } from "./support.js";
+import { bench, controls, fakeWasm, LoopbackWorker, WORDS } from "./support.js";
 
 const URL_A = "https://a.example";
 const URL_B = "https://b.example";
@@ -329,7 +333,6 @@ test("a call that neither side can answer is a typed error", async () => {
   const servers = new Servers();
   const { client } = bench();
   const offload = servers.offload();
-  const { DualTower } = await import("../ts/dual-tower.js");
   const info = { device: "server", adapter: URL_A, dim: 4, fingerprint: "model-a" } as const;
   const tower = new DualTower({ model: "fake", info, client, offload, absent: "memory" });
   const index = await ImageIndex.open("x", tower);
@@ -346,4 +349,100 @@ test("a call that neither side can answer is a typed error", async () => {
     index.search("cat"),
     (error) => error instanceof ServerError && error.kind === "local_only",
   );
+});
+
+/** A worker for `loadDualTower` and its kin, in which loading fails with `error` if there is one. */
+function worker(error?: Error) {
+  const around = {
+    ...BROWSER,
+    wasmVariant: () => "simd" as const,
+    probeAdapter: async () => undefined,
+    openStore: async () => new MemoryFiles(),
+    loadWasm: async () => fakeWasm(controls(), "model-a"),
+    fetchModel: async () => {
+      if (error) {
+        throw error;
+      }
+      return [{ name: "tokenizer.json", bytes: words }];
+    },
+  };
+  return { createWorker: () => new LoopbackWorker(around) as unknown as Worker };
+}
+
+test("a model that does not fit this device is the server's, if that is allowed", async () => {
+  const full = new LoadError("memory", "the model's files are more than this device has room for");
+  const servers = new Servers();
+  const tower = await loadDualTower("https://x/m", { ...worker(full), offload: servers.offload() });
+  assert.deepEqual([tower.device, tower.fingerprint, tower.dim], ["server", "model-a", 4]);
+  const [vector] = await tower.embedTexts(["cat"]);
+  assert.deepEqual([vector?.answeredBy, vector?.reason], ["server", "memory"]);
+  assert.deepEqual(await tower.memory(), { host: 0, device: 0 });
+  await tower.dispose();
+  for (const options of [
+    { offload: servers.offload({ privacy: "local-only" }) },
+    { offload: servers.offload(), device: "wasm" as const },
+    {},
+  ]) {
+    const { length } = servers.sent;
+    await assert.rejects(
+      loadDualTower("https://x/m", { ...worker(full), ...options }),
+      (error) => error instanceof LoadError && error.kind === "memory",
+    );
+    assert.equal(servers.sent.length, length);
+  }
+});
+
+test("device server loads nothing here, and says so where the server cannot be asked", async () => {
+  const never = new LoadError("network", "nothing may be loaded");
+  const servers = new Servers();
+  const options = { ...worker(never), device: "server" as const };
+  const captioner = await loadCaptioner("https://x/m", { ...options, offload: servers.offload() });
+  assert.equal((await captioner.caption(cat())).text, "a big cat");
+  servers.instead.set("a.example", unreachable);
+  await assert.rejects(
+    loadCaptioner("https://x/m", { ...options, offload: servers.offload() }),
+    (error) => error instanceof ServerError && error.kind === "server_unreachable",
+  );
+  await assert.rejects(
+    loadCaptioner("https://x/m", {
+      ...options,
+      offload: servers.offload({ privacy: "local-only" }),
+    }),
+    (error) => error instanceof ServerError && error.kind === "local_only",
+  );
+  await assert.rejects(loadCaptioner("https://x/m", options), ServerError);
+});
+
+test("loading measures a first run, so that the first call is weighed too", async () => {
+  const servers = new Servers();
+  const offload = servers.offload({ localMs: {} });
+  await loadDualTower("https://x/m", { ...worker(), offload });
+  assert.ok((offload.times("m").localMs({ text: 1, image: 1 }) ?? -1) >= 0);
+  const silent = servers.offload({ localMs: {}, privacy: "local-only" });
+  await loadDualTower("https://x/m", { ...worker(), offload: silent });
+  assert.equal(silent.times("m").localMs({ text: 1 }), undefined);
+});
+
+test("a model that breaks here is the server's, for that call", async () => {
+  const servers = new Servers();
+  const offload = servers.offload({ localMs: { text: 0, prompt: 0, token: 0 } });
+  const { controls, load, loadCaptioner } = bench();
+  const tower = await load("auto", offload);
+  controls.beforeEmbed = () => {
+    throw new RunError("trap", "out of memory");
+  };
+  const [vector] = await tower.embedTexts(["cat"]);
+  assert.deepEqual([vector?.answeredBy, vector?.reason], ["server", "local_failed"]);
+  delete controls.beforeEmbed;
+  const captioner = await loadCaptioner("auto", offload);
+  controls.beforeStep = () => {
+    throw new RunError("device_lost", "the GPU went away");
+  };
+  const written = await captioner.caption(cat());
+  assert.deepEqual([written.text, written.answeredBy], ["a big cat", "server"]);
+  servers.instead.set("a.example", unreachable);
+  const lost = (error: unknown) => error instanceof RunError && error.kind === "device_lost";
+  await assert.rejects(captioner.caption(cat()), lost);
+  offload.privacy = "local-only";
+  await assert.rejects(captioner.caption(cat()), lost);
 });

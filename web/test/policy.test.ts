@@ -1,15 +1,23 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { BackOff, Estimate, largestModel, Policy, type Question } from "../ts/offload/policy.js";
+import { BackOff, largestModel, Policy, type Question } from "../ts/offload/policy.js";
 import { retryAfter } from "../ts/offload/server-error.js";
+import { Estimate } from "../ts/offload/times.js";
 
 /** A policy on a clock of the test's own. */
 function policy() {
   const clock = { now: 0 };
   const made = new Policy("allow", "auto", () => clock.now);
   const ask = (more: Partial<Question> = {}) =>
-    made.decide({ parts: { text: 1 }, bytes: 100, local: "ready", server: "ready", ...more });
-  return { clock, made, ask };
+    made.decide({
+      model: "m",
+      parts: { text: 1 },
+      bytes: 100,
+      local: "ready",
+      server: "ready",
+      ...more,
+    });
+  return { clock, made, times: made.times("m"), ask };
 }
 
 test("what must not leave does not, and what cannot run here does not", () => {
@@ -26,39 +34,44 @@ test("what must not leave does not, and what cannot run here does not", () => {
 });
 
 test("the first run is local; then whoever is expected to be faster answers", () => {
-  const { made, ask } = policy();
+  const { made, ask, times } = policy();
   assert.equal(ask().answeredBy, "local");
-  made.observeLocal("text", 40);
+  times.observeLocal("text", 40);
   made.observeRoundTrip(10);
   assert.equal(ask().answeredBy, "server");
-  made.observeServer({ parts: { text: 1 }, bytes: 100, ms: 200 });
+  times.observeServer({ parts: { text: 1 }, bytes: 100, ms: 200 });
   assert.equal(ask().answeredBy, "local");
-  // What was measured for texts says nothing of pictures.
+  // What was measured for texts says nothing of pictures, and nothing of another model.
   assert.equal(ask({ parts: { image: 1 } }).answeredBy, "local");
+  made.tellLocal({ text: 10_000 });
+  assert.equal(ask().answeredBy, "server");
+  assert.equal(ask({ model: "other" }).answeredBy, "server");
+  made.times("other").observeLocal("text", 1);
+  assert.equal(ask({ model: "other" }).answeredBy, "local");
 });
 
 test("two sides that are alike do not flap", () => {
-  const { made, ask } = policy();
-  made.observeLocal("text", 100);
+  const { made, ask, times } = policy();
+  times.observeLocal("text", 100);
   made.observeRoundTrip(0);
   const places: string[] = [];
   for (const there of [90, 85, 105, 95, 110, 90]) {
-    made.observeServerWork("text", there);
+    times.observeServerWork("text", there);
     places.push(ask().answeredBy);
   }
   assert.deepEqual(new Set(places), new Set(["local"]));
   for (let i = 0; i < 20; i++) {
-    made.observeServerWork("text", 50);
+    times.observeServerWork("text", 50);
   }
   assert.equal(ask().answeredBy, "server");
-  made.observeServerWork("text", 150);
+  times.observeServerWork("text", 150);
   assert.equal(ask().answeredBy, "server", "one slow answer is an accident");
 });
 
 test("a narrow way keeps large pictures here and lets texts through", () => {
-  const { made, ask } = policy();
-  made.tellLocal({ text: 500, image: 500 });
-  made.observeServer({ parts: { image: 1 }, bytes: 100_000, ms: 1020, computeMs: 20 });
+  const { made, ask, times } = policy();
+  times.tellLocal({ text: 500, image: 500 });
+  times.observeServer({ parts: { image: 1 }, bytes: 100_000, ms: 1020, computeMs: 20 });
   made.observeRoundTrip(20);
   assert.equal(ask({ parts: { image: 1 }, bytes: 100_000 }).answeredBy, "local");
   assert.equal(ask({ parts: { image: 1 }, bytes: 1000 }).answeredBy, "server");
@@ -66,11 +79,11 @@ test("a narrow way keeps large pictures here and lets texts through", () => {
 });
 
 test("a server that was slow once is tried again after a while", () => {
-  const { clock, made, ask } = policy();
-  made.observeLocal("text", 100);
-  made.observeServerWork("text", 20);
+  const { clock, ask, times } = policy();
+  times.observeLocal("text", 100);
+  times.observeServerWork("text", 20);
   for (let i = 0; i < 20; i++) {
-    made.observeServerWork("text", 1000);
+    times.observeServerWork("text", 1000);
   }
   assert.equal(ask().answeredBy, "local");
   clock.now += 10 * 60_000;
@@ -78,17 +91,17 @@ test("a server that was slow once is tried again after a while", () => {
 });
 
 test("a long text is weighed by its tokens", () => {
-  const { made, ask } = policy();
-  made.tellLocal({ prompt: 10, token: 5 });
+  const { made, ask, times } = policy();
+  times.tellLocal({ prompt: 10, token: 5 });
   made.observeRoundTrip(60);
-  made.observeServerWork("token", 1);
-  assert.equal(ask({ parts: made.textOf(4) }).answeredBy, "local");
-  assert.equal(ask({ parts: made.textOf(undefined) }).answeredBy, "local");
+  times.observeServerWork("token", 1);
+  assert.equal(ask({ parts: times.textOf(4) }).answeredBy, "local");
+  assert.equal(ask({ parts: times.textOf(undefined) }).answeredBy, "local");
   for (let i = 0; i < 20; i++) {
-    made.observeLength(200);
+    times.observeLength(200);
   }
-  assert.equal(ask({ parts: made.textOf(undefined) }).answeredBy, "server");
-  assert.equal(made.textOf(50).token, 50);
+  assert.equal(ask({ parts: times.textOf(undefined) }).answeredBy, "server");
+  assert.equal(times.textOf(50).token, 50);
 });
 
 test("an estimate follows what is measured and begins with what it was told", () => {

@@ -51,6 +51,17 @@ export interface Controls {
   beforeLoad?: (device: Device) => void;
 }
 
+/** Controls that nobody has turned yet. */
+export const controls = (): Controls => ({
+  loads: [],
+  embeds: 0,
+  disposed: 0,
+  freed: 0,
+  steps: 0,
+  open: 0,
+  wishes: [],
+});
+
 export function fakeWasm(controls: Controls, fingerprint: string): Wasm {
   class FakeModel implements ModelHandle {
     readonly #device: Device;
@@ -249,17 +260,9 @@ const FAKE = { folder: "https://x/", model: "fake", cache: false };
 export function bench(
   options: { fingerprint?: string; store?: MemoryFiles; around?: Partial<Surroundings> } = {},
 ): Bench {
-  const controls: Controls = {
-    loads: [],
-    embeds: 0,
-    disposed: 0,
-    freed: 0,
-    steps: 0,
-    open: 0,
-    wishes: [],
-  };
+  const turned = controls();
   const store = options.store ?? new MemoryFiles();
-  const wasm = fakeWasm(controls, options.fingerprint ?? "model-a");
+  const wasm = fakeWasm(turned, options.fingerprint ?? "model-a");
   const around: Surroundings = {
     loadWasm: async () => wasm,
     wasmVariant: () => "simd",
@@ -280,7 +283,7 @@ export function bench(
   };
   const client = new WorkerClient(new LoopbackWorker(around));
   return {
-    controls,
+    controls: turned,
     client,
     store,
     async load(device = "auto", offload) {

@@ -114,7 +114,7 @@ export async function loadModel<Name extends LoadCall>(
       },
       { signal: options.signal, onProgress: options.onProgress },
     );
-    offload?.policy.tellLocal(info.probed ?? {});
+    offload?.times(folder.name).tellLocal(info.probed ?? {});
     return { model: folder.name, info, client, offload };
   } catch (error) {
     if (!isAbort(error) && !options.signal?.aborted && device !== "server") {
@@ -176,7 +176,7 @@ export abstract class Model {
     this.client = client;
     this.offload = offload;
     this.local = absent ?? "ready";
-    this.meter = new Meter(offload?.policy);
+    this.meter = new Meter(offload?.times(model));
   }
 
   /** @internal Runs a call wherever it goes. */

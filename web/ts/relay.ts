@@ -8,6 +8,7 @@ import { nobody, type Offload, type Tried } from "./offload/offload.js";
 import type { Answered, LocalState, Reason } from "./offload/policy.js";
 import type { ResumeAt, ServedModel, ServedStep, Server } from "./offload/server.js";
 import { ServerError } from "./offload/server-error.js";
+import type { ModelTimes } from "./offload/times.js";
 import type { Begin, PieceSource, Shown } from "./text-stream.js";
 import type { ChatMessage, SentWishes, WritingStep, WritingWishes } from "./wasm.js";
 
@@ -36,6 +37,7 @@ export function relay(script: Script): Begin {
   const { model, wishes } = script;
   const tried: Tried = new Map();
   let local: LocalState = model.local;
+  let broken: unknown;
   return async (shown, signal) => {
     const { offload } = model;
     if (!offload) {
@@ -44,7 +46,7 @@ export function relay(script: Script): Begin {
     const place = await offload.place(
       {
         model: model.model,
-        parts: offload.policy.textOf(wishes.maxNewTokens),
+        parts: offload.times(model.model).textOf(wishes.maxNewTokens),
         bytes: script.remote?.bytes ?? 0,
         local,
         misfit: () => (script.remote && speaksOpenAi(wishes) ? undefined : "unsupported"),
@@ -54,16 +56,25 @@ export function relay(script: Script): Begin {
     const { remote, answeredBy, reason } = place;
     if (remote && script.remote) {
       const { server, served } = remote;
-      const source = new ServerSource(offload, server, served, { answeredBy, reason }, tried);
+      const times = offload.times(model.model);
+      const source = new ServerSource(
+        offload,
+        times,
+        server,
+        served,
+        { answeredBy, reason },
+        tried,
+      );
       await source.begin(script.remote, remote.model, wishes, shown, signal);
       return source;
     }
     if (local !== "ready") {
-      throw nobody(reason);
+      throw broken ?? nobody(reason);
     }
-    return new LocalSource(script, shown, signal, { answeredBy, reason }, () => {
-      // Once more it may be built again; after that it is the server's turn, if there is one.
-      local = shown === undefined ? local : "local_failed";
+    return new LocalSource(script, shown, signal, { answeredBy, reason }, (error) => {
+      // It is built again once; after that it is the server's turn, if there is one.
+      local = broken === undefined ? local : "local_failed";
+      broken = error;
     });
   };
 }
@@ -79,7 +90,7 @@ class LocalSource implements PieceSource {
   readonly reason: Reason;
   readonly tokenizer: string | undefined;
   readonly #script: Script;
-  readonly #failed: () => void;
+  readonly #failed: (error: unknown) => void;
   #begun: Promise<{ stream: number }>;
   #first = true;
 
@@ -88,7 +99,7 @@ class LocalSource implements PieceSource {
     shown: Shown | undefined,
     signal: AbortSignal | undefined,
     { answeredBy, reason }: Answered,
-    failed: () => void = () => undefined,
+    failed: (error: unknown) => void = () => undefined,
   ) {
     this.answeredBy = answeredBy;
     this.reason = reason;
@@ -110,19 +121,20 @@ class LocalSource implements PieceSource {
   }
 
   async next(signal: AbortSignal | undefined): Promise<WritingStep> {
-    const { client, meter, offload } = this.#script.model;
+    const { client, meter, model, offload } = this.#script.model;
+    const times = offload?.times(model);
     const [step, ms] = await meter.time(async () => {
       const { stream } = await this.#begun;
       return client.call("nextPiece", { stream }, { signal });
     });
     if (this.#first) {
-      offload?.policy.observeLocal("prompt", ms);
+      times?.observeLocal("prompt", ms);
       this.#first = false;
     } else if (step.tokens.length > 0) {
-      offload?.policy.observeLocal("token", ms, step.tokens.length);
+      times?.observeLocal("token", ms, step.tokens.length);
     }
     if (step.piece === null) {
-      offload?.policy.observeLength(step.completionTokens);
+      times?.observeLength(step.completionTokens);
     }
     return step;
   }
@@ -135,7 +147,7 @@ class LocalSource implements PieceSource {
   mayGoOn(error: unknown): boolean {
     const lost = error instanceof LensletError && ["device_lost", "device"].includes(error.kind);
     if (lost) {
-      this.#failed();
+      this.#failed(error);
     }
     return lost;
   }
@@ -147,6 +159,7 @@ class ServerSource implements PieceSource {
   readonly reason: Reason;
   readonly tokenizer: string | undefined;
   readonly #offload: Offload;
+  readonly #times: ModelTimes;
   readonly #server: Server;
   readonly #tried: Tried;
   #steps: AsyncGenerator<ServedStep, void, undefined> | undefined;
@@ -155,6 +168,7 @@ class ServerSource implements PieceSource {
 
   constructor(
     offload: Offload,
+    times: ModelTimes,
     server: Server,
     served: ServedModel,
     { answeredBy, reason }: Answered,
@@ -164,6 +178,7 @@ class ServerSource implements PieceSource {
     this.reason = reason;
     this.tokenizer = served.tokenizer;
     this.#offload = offload;
+    this.#times = times;
     this.#server = server;
     this.#tried = tried;
   }
@@ -196,7 +211,7 @@ class ServerSource implements PieceSource {
   }
 
   async next(): Promise<WritingStep> {
-    const { policy } = this.#offload;
+    const times = this.#times;
     const started = performance.now();
     const { value: step } = (await this.#steps?.next()) ?? {};
     const ms = performance.now() - started;
@@ -205,13 +220,13 @@ class ServerSource implements PieceSource {
     }
     this.#server.backOff.succeeded();
     if (this.#first) {
-      policy.observeServerWork("prompt", ms);
+      times.observeServerWork("prompt", ms);
       this.#first = false;
     } else if (step.tokens.length > 0) {
-      policy.observeServerWork("token", ms, step.tokens.length);
+      times.observeServerWork("token", ms, step.tokens.length);
     }
     if (step.piece === null) {
-      policy.observeLength(step.completionTokens);
+      times.observeLength(step.completionTokens);
     }
     return step;
   }

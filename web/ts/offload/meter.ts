@@ -2,26 +2,25 @@
  * How long a worker computes. It does one thing at a time, so a call's own time begins where the one before it ended.
  */
 
-import type { Parts, Policy, Work } from "./policy.js";
+import type { Parts, Work } from "./policy.js";
+import { countOf, type ModelTimes } from "./times.js";
 
 /** Times the calls to one worker. */
 export class Meter {
-  readonly #policy: Policy | undefined;
+  readonly #times: ModelTimes | undefined;
   readonly #now: () => number;
   #free = 0;
 
-  constructor(policy: Policy | undefined, now: () => number = () => performance.now()) {
-    this.#policy = policy;
+  constructor(times: ModelTimes | undefined, now: () => number = () => performance.now()) {
+    this.#times = times;
     this.#now = now;
   }
 
-  /** Runs what is nothing but such parts, and tells the policy what it took. */
+  /** Runs what is nothing but such parts, and notes what it took. */
   async run<T>(parts: Parts, work: () => Promise<T>): Promise<T> {
     const [value, ms] = await this.time(work);
-    const counts = Object.entries(parts) as [Work, number][];
-    const total = counts.reduce((sum, [, count]) => sum + count, 0);
-    for (const [kind] of counts) {
-      this.#policy?.observeLocal(kind, ms, total);
+    for (const kind of Object.keys(parts) as Work[]) {
+      this.#times?.observeLocal(kind, ms, countOf(parts));
     }
     return value;
   }

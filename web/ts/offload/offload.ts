@@ -2,7 +2,7 @@
  * The server as one more place where a model runs: who answers a call, and what becomes of it where that fails.
  */
 
-import { RunError } from "../errors.js";
+import { LoadError, RunError } from "../errors.js";
 import type { Meter } from "./meter.js";
 import {
   type Answered,
@@ -12,10 +12,10 @@ import {
   type Privacy,
   type Quality,
   type Reason,
-  type Work,
 } from "./policy.js";
 import { type Fetch, type ServedModel, Server } from "./server.js";
 import { needsPause, ServerError, type ServerTrouble } from "./server-error.js";
+import type { ModelTimes, WorkMs } from "./times.js";
 
 /** Options of {@link Offload}. */
 export interface OffloadOptions {
@@ -32,7 +32,7 @@ export interface OffloadOptions {
   /** How long to wait for an answer, and for each piece of one, in milliseconds (10,000). */
   timeoutMs?: number;
   /** What work is believed to take on this device, in milliseconds; the first run here replaces it. */
-  localMs?: Readonly<Partial<Record<Work, number>>>;
+  localMs?: WorkMs;
 }
 
 /** What tests stand in for. */
@@ -131,19 +131,25 @@ export class Offload {
    * Tells what work is going to take on this device, in milliseconds, whatever was measured so far: an app may know that
    * the device is hot, or has to save its battery. The next run here replaces it.
    */
-  expectLocal(ms: Readonly<Partial<Record<Work, number>>>): void {
-    this.policy.tellLocal(ms, true);
+  expectLocal(ms: WorkMs): void {
+    this.policy.tellLocal(ms);
+  }
+
+  /** @internal What a model's work takes. */
+  times(model: string): ModelTimes {
+    return this.policy.times(this.#model ?? model);
   }
 
   /** @internal Where a call goes that `tried` servers could not answer. */
   async place(asked: Asked, tried: Tried = new Map()): Promise<Place> {
     const { parts, bytes, local } = asked;
+    const model = this.#model ?? asked.model;
     if (this.privacy !== "allow") {
-      return this.policy.decide({ parts, bytes, local, server: "local_only" });
+      return this.policy.decide({ model, parts, bytes, local, server: "local_only" });
     }
     const found = await this.#find(asked, tried);
     const server = typeof found === "string" ? found : "ready";
-    const decided = this.policy.decide({ parts, bytes, local, server });
+    const decided = this.policy.decide({ model, parts, bytes, local, server });
     return decided.answeredBy === "server" && typeof found !== "string"
       ? { ...decided, remote: found }
       : decided;
@@ -191,11 +197,12 @@ export class Offload {
   async run<T>(job: Job<T>, meter: Meter): Promise<[T, Answered]> {
     const tried: Tried = new Map();
     let asked: Asked = job;
+    let broken: unknown;
     for (;;) {
       const { remote, ...answered } = await this.place(asked, tried);
       if (!remote) {
         if (asked.local !== "ready") {
-          throw nobody(answered.reason);
+          throw broken ?? nobody(answered.reason);
         }
         try {
           return [await meter.run(job.parts, job.here), answered];
@@ -204,11 +211,8 @@ export class Offload {
             throw error;
           }
           // The model does not run here any more. If the server cannot help, this error is the answer.
+          broken = error;
           asked = { ...asked, local: "local_failed" };
-          const place = await this.place(asked, tried);
-          if (!place.remote) {
-            throw error;
-          }
         }
         continue;
       }
@@ -219,7 +223,7 @@ export class Offload {
       } catch (error) {
         tried.set(remote.server, this.failed(remote.server, error));
         if (asked.local !== "ready" && tried.size === this.#servers.length) {
-          throw error;
+          throw broken ?? error;
         }
       }
     }
@@ -260,5 +264,5 @@ function absolute(url: string | URL): string {
   } catch {
     // Told below.
   }
-  throw new ServerError("server_rejected", `"${url}" is no address of a server`);
+  throw new LoadError("bad_server_url", `"${url}" is no address of a server`);
 }

@@ -71,7 +71,7 @@ export class Server {
   readonly #timeoutMs: number;
   readonly #fetch: Fetch;
   readonly #now: () => number;
-  readonly #known = new Map<string, Promise<ServedModel>>();
+  readonly #known = new Map<string, { asked: Promise<ServedModel>; until: number }>();
   readonly #underWay = new Set<AbortController>();
 
   constructor(
@@ -102,15 +102,16 @@ export class Server {
   /** What it says of a model; asked once. */
   describe(model: string): Promise<ServedModel> {
     const known = this.#known.get(model);
-    if (known) {
-      return known;
+    if (known && this.#now() < known.until) {
+      return known.asked;
     }
     const asked = this.#describe(model);
-    this.#known.set(model, asked);
+    const entry = { asked, until: Number.POSITIVE_INFINITY };
+    this.#known.set(model, entry);
     asked.catch((error: unknown) => {
       // A model that is not there may come; one that was not heard of is asked for again at the next call.
       const absent = error instanceof ServerError && error.kind === "server_no_model";
-      setTimeout(() => this.forget(model), absent ? ABSENT_MS : 0);
+      entry.until = absent ? this.#now() + ABSENT_MS : Number.NEGATIVE_INFINITY;
     });
     return asked;
   }
@@ -189,7 +190,7 @@ export class Server {
       ],
     );
     const ms = this.#now() - started;
-    this.#policy.observeServer({ parts, bytes: body.length, ms, computeMs });
+    this.#policy.times(model).observeServer({ parts, bytes: body.length, ms, computeMs });
     const data = Array.isArray(answer?.data) ? answer.data : [];
     const fingerprint = record(answer?.lenslet)?.fingerprint;
     const vectors = data.map((one: unknown) => floats(record(one)?.embedding));
