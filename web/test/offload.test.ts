@@ -207,6 +207,16 @@ test("a server that says nothing is given up in time", async () => {
   assert.deepEqual([vector?.answeredBy, vector?.reason], ["local", "server_timeout"]);
 });
 
+test("a fast device does not wait for a server that does not answer", async () => {
+  const servers = new Servers();
+  const tower = await bench().load("auto", servers.offload({ localMs: { text: 5 } }));
+  servers.instead.set("a.example", () => new Promise(() => undefined));
+  const [vector] = await tower.embedTexts(["cat"]);
+  // Who had waited would say that the server is too slow.
+  assert.deepEqual([vector?.answeredBy, vector?.reason], ["local", "faster"]);
+  tower.offload && Object.assign(tower.offload, { privacy: "local-only" });
+});
+
 test("where one server fails the next one answers", async () => {
   const servers = new Servers();
   servers.instead.set("a.example", unreachable);

@@ -97,7 +97,8 @@ fn check(workspace: &Workspace, url: &str, options: &Options) -> Result<(), Erro
 fn check_server(workspace: &Workspace, url: &str, options: &Options) -> Result<(), Error> {
     eprintln!("Building the server ...");
     let mut cargo = workspace.cargo();
-    cargo.args(["build", "--release", "--package", "lenslet-server", "--bin", "lenslet-server"]);
+    // With the features that the tests of all crates have: it is built already where these ran.
+    cargo.args(["build", "--release", "--workspace", "--exclude", "xtask", "--bin", "lenslet-server"]);
     process::run("building the server", &mut cargo)?;
     eprintln!("Using {url} with a server in headless Chromium ...");
     let mut command = browser::script(workspace, "offload-check.mjs", ["--url", url, "--server"])?;

@@ -41,19 +41,12 @@ pub struct Chosen {
     pub stop: Vec<String>,
 }
 
-/// What one piece of a text brings.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct ChatStep {
-    /// New text; may be empty.
-    pub text: String,
-    /// The ids of its tokens.
-    pub tokens: Vec<u32>,
-}
-
 /// A text while it is written. Dropping it ends it there.
 pub struct ChatStream {
     lines: BufReader<BodyReader<'static>>,
     server: String,
+    /// The ids of the tokens so far.
+    pub tokens: Vec<u32>,
     /// Tokens of the prompt, once they are known.
     pub prompt_tokens: usize,
     /// Tokens of the text, once it has ended.
@@ -109,6 +102,7 @@ impl ChatStream {
         Ok(ChatStream {
             lines: BufReader::new(answer.into_body().into_reader()),
             server: http.base().to_owned(),
+            tokens: vec![],
             prompt_tokens: 0,
             completion_tokens: 0,
             finish_reason: None,
@@ -116,11 +110,11 @@ impl ChatStream {
         })
     }
 
-    /// The next step, or `None` behind the last one.
+    /// The next piece of text, or `None` behind the last one.
     ///
     /// # Errors
     /// [`ClientError::Unreachable`] where the text is cut, and [`ClientError::Failed`].
-    pub fn step(&mut self) -> Result<Option<ChatStep>, ClientError> {
+    pub fn next_piece(&mut self) -> Result<Option<String>, ClientError> {
         while !self.ended {
             let line = self.line()?;
             let Some(data) = line.strip_prefix("data:") else { continue };
@@ -143,10 +137,9 @@ impl ChatStream {
             }
             let text = choice["delta"]["content"].as_str().unwrap_or_default().to_owned();
             let ids = event["lenslet"]["tokens"].as_array().map(Vec::as_slice).unwrap_or_default();
-            let tokens = ids.iter().filter_map(|id| u32::try_from(id.as_u64()?).ok()).collect();
-            let step = ChatStep { text, tokens };
-            if step != ChatStep::default() {
-                return Ok(Some(step));
+            self.tokens.extend(ids.iter().filter_map(|id| u32::try_from(id.as_u64()?).ok()));
+            if !text.is_empty() {
+                return Ok(Some(text));
             }
         }
         Ok(None)

@@ -6,7 +6,7 @@ mod http;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-pub use chat::{ChatRequest, ChatStep, ChatStream, Chosen};
+pub use chat::{ChatRequest, ChatStream, Chosen};
 pub use error::ClientError;
 use http::Http;
 use lenslet::tasks::classify::Scoring;

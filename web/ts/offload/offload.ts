@@ -147,7 +147,10 @@ export class Offload {
     if (this.privacy !== "allow") {
       return this.policy.decide({ model, parts, bytes, local, server: "local_only" });
     }
-    const found = await this.#find(asked, tried);
+    const found = await this.#find(asked, tried, this.#patience(asked));
+    if (found === "late") {
+      return { answeredBy: "local", reason: "faster" };
+    }
     const server = typeof found === "string" ? found : "ready";
     const decided = this.policy.decide({ model, parts, bytes, local, server });
     return decided.answeredBy === "server" && typeof found !== "string"
@@ -155,8 +158,21 @@ export class Offload {
       : decided;
   }
 
+  /**
+   * How long to wait for what a server says of itself: longer than the call takes here makes no sense, where it is time that
+   * decides.
+   */
+  #patience({ model, parts, local }: Asked): number | undefined {
+    const decides = local === "ready" && this.quality === "auto";
+    return decides ? (this.times(model).localMs(parts) ?? 0) : undefined;
+  }
+
   /** The first server that can answer, or why none can. */
-  async #find(asked: Asked, tried: Tried): Promise<NonNullable<Place["remote"]> | Reason> {
+  async #find(
+    asked: Asked,
+    tried: Tried,
+    patienceMs: number | undefined,
+  ): Promise<NonNullable<Place["remote"]> | Reason | "late"> {
     const model = this.#model ?? asked.model;
     let reason: Reason = "no_server";
     for (const server of this.#servers) {
@@ -169,7 +185,12 @@ export class Offload {
         return "offline";
       }
       try {
-        const served = await server.describe(model);
+        const served = await within(patienceMs, server.describe(model));
+        if (served === undefined) {
+          // Then it is known by the next call.
+          server.describe(model).catch((error: unknown) => this.failed(server, error));
+          return "late";
+        }
         const misfit = asked.misfit?.(served);
         if (misfit === undefined) {
           return { server, served, model };
@@ -229,6 +250,25 @@ export class Offload {
     }
   }
 }
+
+/** What is there in so many milliseconds. */
+async function within<T>(ms: number | undefined, what: Promise<T>): Promise<T | undefined> {
+  if (ms === undefined) {
+    return what;
+  }
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const late = new Promise<undefined>((resolve) => {
+    timer = setTimeout(() => resolve(undefined), Math.min(ms, LONGEST_MS));
+  });
+  try {
+    return await Promise.race([what, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** Timers take no more. */
+const LONGEST_MS = 2 ** 31 - 1;
 
 /** A model that failed for reasons of its own, not of its input. */
 function isBroken(error: unknown): boolean {

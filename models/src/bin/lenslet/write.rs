@@ -101,7 +101,7 @@ impl WriteArgs {
     /// Has a server write, and writes the text out as it comes, or at its end.
     pub(crate) fn write_remote(&self, json: bool, client: &Client, request: &ChatRequest) -> Outcome {
         let stream = client.chat(request)?;
-        self.write(json, &request.model, Written::There(stream, vec![]))
+        self.write(json, &request.model, Written::There(Box::new(stream)))
     }
 
     /// Writes the text out as it comes, or at its end. The prompt was read just now, or is being read.
@@ -109,7 +109,7 @@ impl WriteArgs {
         let mut prompt_read = Instant::now();
         let mut text = String::new();
         while let Some(piece) = stream.next()? {
-            if matches!(stream, Written::There(..)) && text.is_empty() {
+            if matches!(stream, Written::There(_)) && text.is_empty() {
                 prompt_read = Instant::now();
             }
             if self.stream && !json {
@@ -143,28 +143,21 @@ impl WriteArgs {
 /// A text that is being written, here or on a server.
 pub(crate) enum Written<'d> {
     Here(Box<TextStream<'d>>),
-    /// With the tokens so far.
-    There(ChatStream, Vec<u32>),
+    There(Box<ChatStream>),
 }
 
 impl Written<'_> {
     fn next(&mut self) -> Result<Option<String>, Failure> {
         match self {
             Written::Here(stream) => pollster::block_on(stream.next()).map_err(Failure::from),
-            Written::There(stream, tokens) => {
-                let step = stream.step()?;
-                Ok(step.map(|step| {
-                    tokens.extend_from_slice(&step.tokens);
-                    step.text
-                }))
-            }
+            Written::There(stream) => Ok(stream.next_piece()?),
         }
     }
 
     fn usage(&self) -> Usage {
         match self {
             Written::Here(stream) => stream.usage(),
-            Written::There(stream, _) => {
+            Written::There(stream) => {
                 Usage { prompt_tokens: stream.prompt_tokens, completion_tokens: stream.completion_tokens }
             }
         }
@@ -173,14 +166,14 @@ impl Written<'_> {
     fn tokens(&self) -> &[u32] {
         match self {
             Written::Here(stream) => stream.tokens(),
-            Written::There(_, tokens) => tokens,
+            Written::There(stream) => &stream.tokens,
         }
     }
 
     fn finish_reason(&self) -> Option<&'static str> {
         match self {
             Written::Here(stream) => stream.finish_reason(),
-            Written::There(stream, _) => stream.finish_reason,
+            Written::There(stream) => stream.finish_reason,
         }
     }
 }
