@@ -236,6 +236,14 @@ mod tests {
             panic!("demo does not parse");
         };
         assert!(demo.check && demo.device == Device::WebGpu && demo.port == 80);
+        let Ok(Task::Demo(demo)) = parse_words("demo --server http://localhost:8080") else {
+            panic!("demo --server does not parse");
+        };
+        assert_eq!(demo.server.as_deref(), Some("http://localhost:8080"));
+        let Ok(Task::Demo(demo)) = parse_words("demo --check-server --screenshot a.png") else {
+            panic!("demo --check-server does not parse");
+        };
+        assert!(demo.check_server && !demo.check && demo.screenshot.is_some());
         let Ok(Task::Test(test)) = parse_words("test --only fmt --only doc") else {
             panic!("test does not parse");
         };
@@ -258,6 +266,8 @@ mod tests {
             "demo --port ninety",
             "demo --device cuda",
             "demo --screenshot a.png",
+            "demo --check --check-server",
+            "demo --check-server --device wasm",
             "suite --device auto",
             "pictures --device auto",
             "bench",
