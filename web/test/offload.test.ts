@@ -217,6 +217,22 @@ test("a fast device does not wait for a server that does not answer", async () =
   tower.offload && Object.assign(tower.offload, { privacy: "local-only" });
 });
 
+test("an answer that makes no sense is the server's failure", async () => {
+  const data = [{ embedding: "?" }];
+  for (const answer of [
+    "hello",
+    "[]",
+    JSON.stringify({ data, lenslet: { fingerprint: "model-a" } }),
+  ]) {
+    const servers = new Servers();
+    const tower = await bench().load("auto", servers.offload());
+    await tower.embedTexts(["cat"]);
+    servers.instead.set("a.example", () => new Response(answer));
+    const [vector] = await tower.embedTexts(["cat"]);
+    assert.deepEqual([vector?.answeredBy, vector?.reason], ["local", "server_failed"], answer);
+  }
+});
+
 test("where one server fails the next one answers", async () => {
   const servers = new Servers();
   servers.instead.set("a.example", unreachable);

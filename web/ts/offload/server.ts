@@ -180,24 +180,14 @@ export class Server {
   ): Promise<ServedVectors> {
     const body = JSON.stringify({ model, input, encoding_format: "base64" });
     const started = this.#now();
-    const [answer, computeMs] = await this.send(
-      "/v1/embeddings",
-      body,
-      signal,
-      async (response) => [
-        record(await response.json()),
-        computing(response.headers.get("server-timing")),
-      ],
-    );
+    const path = "/v1/embeddings";
+    const [made, computeMs] = await this.send(path, body, signal, async (response) => [
+      vectorsOf(await response.json(), input.length),
+      computing(response.headers.get("server-timing")),
+    ]);
     const ms = this.#now() - started;
     this.#policy.times(model).observeServer({ parts, bytes: body.length, ms, computeMs });
-    const data = Array.isArray(answer?.data) ? answer.data : [];
-    const fingerprint = record(answer?.lenslet)?.fingerprint;
-    const vectors = data.map((one: unknown) => floats(record(one)?.embedding));
-    if (vectors.length !== input.length || typeof fingerprint !== "string") {
-      throw new ServerError("server_failed", `${this.url} gave an answer without vectors`);
-    }
-    return joined(vectors.map((values) => ({ values, fingerprint })));
+    return joined(made);
   }
 
   /** Begins a text; its steps, as they come. Leaving the loop ends it there. */
@@ -294,6 +284,8 @@ export class Server {
       credentials: "omit",
       referrerPolicy: "no-referrer",
       cache: "no-store",
+      // Who was allowed to have this is the server that was named.
+      redirect: "error",
     });
     if (response.ok) {
       return response;
@@ -434,6 +426,17 @@ function record(value: unknown): Fields | undefined {
 
 const numberOr = (value: unknown, other: number): number =>
   typeof value === "number" ? value : other;
+
+/** The vectors in an answer. */
+function vectorsOf(answer: unknown, count: number): ServedVectors[] {
+  const { data, lenslet } = record(answer) ?? {};
+  const fingerprint = record(lenslet)?.fingerprint;
+  const list: unknown[] = Array.isArray(data) ? data : [];
+  if (list.length !== count || typeof fingerprint !== "string") {
+    throw new SyntaxError("these are not the vectors that were asked for");
+  }
+  return list.map((one) => ({ values: floats(record(one)?.embedding), fingerprint }));
+}
 
 /** How long the server computed, out of its `Server-Timing`. */
 function computing(header: string | null): number | undefined {
