@@ -28,7 +28,7 @@ export class App {
   readonly #notice = byId("notice", HTMLElement);
   readonly #galleries: ReadonlyMap<GalleryName, Gallery>;
   readonly #searcher = new Searcher();
-  readonly #server = new ServerControl(location, () => this.#onServer());
+  readonly #server: ServerControl;
   readonly #results = new Results((path) => this.#detail.show(path));
   readonly #detail: Detail;
   readonly #yours: YoursPanel;
@@ -39,6 +39,9 @@ export class App {
   #painting: ReturnType<typeof setTimeout> | undefined;
 
   constructor(device: NonNullable<LoadOptions["device"]>, first: GalleryName, text: string) {
+    // Who insists on a device does not want a server.
+    const given = device === "auto" ? location : undefined;
+    this.#server = new ServerControl(given, () => this.#onServer());
     const { offload } = this.#server;
     const towers = towersOn(device, offload);
     const galleries = PLANS.map(

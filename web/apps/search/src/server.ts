@@ -41,13 +41,13 @@ export class ServerControl {
   readonly #slowMs: number;
   readonly #changed: () => void;
 
-  constructor(address: Location, changed: () => void) {
-    const parameters = new URLSearchParams(address.search);
+  constructor(address: Location | undefined, changed: () => void) {
+    const parameters = new URLSearchParams(address?.search);
     const url = parameters.get("server");
     this.#changed = changed;
     // Stands for a device that is slower than this one, to see what the page does then.
     this.#slowMs = Number(parameters.get("localms")) || 0;
-    if (url === null) {
+    if (address === undefined || url === null) {
       this.host = "";
       return;
     }
