@@ -6,19 +6,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Instant, UNIX_EPOCH};
 
-use lenslet::SessionOptions;
 use lenslet::tasks::fingerprint::Fingerprint;
-use lenslet::tasks::image::{PixelBatch, Preprocessor, decode};
 use lenslet::tasks::index::{Entry, Index, VectorType};
-use lenslet_models::dual::{DualModel, Need, fingerprint};
-use lenslet_models::folder::ModelFolder;
 use rayon::prelude::*;
 use serde::Serialize;
 use walkdir::WalkDir;
 
-use crate::context::{Context, ModelArgs, device_name};
-use crate::encoder::Remote;
+use crate::context::{Context, ModelArgs};
 use crate::failure::Failure;
+use crate::maker::{Maker, Prepared, Source, Trouble};
 use crate::{Outcome, output};
 
 /// Index a folder of pictures, so that `lenslet search` finds them.
@@ -88,7 +84,7 @@ pub(crate) fn run(context: &Context, args: &Args) -> Outcome {
     let started = Instant::now();
     let mut skipped = Vec::new();
     let found = walk(&args.dir, &mut skipped)?;
-    let model = Source::find(context, args)?;
+    let model = Source::find(context, &args.model)?;
     let space = model.fingerprint();
     let previous = previous(args, space)?;
 
@@ -103,7 +99,7 @@ pub(crate) fn run(context: &Context, args: &Args) -> Outcome {
         build.removed = index.retain(|entry| current.contains(&entry.path));
     }
     if total > 0 {
-        build.add_all(context, &model, &model.load(args)?, &todo)?;
+        build.add_all(context, &model, &model.load(&args.model)?, &todo)?;
     }
     let interrupted = INTERRUPTED.load(Ordering::Relaxed);
     let Build { index, added, removed, mut skipped, .. } = build;
@@ -142,135 +138,6 @@ pub(crate) fn run(context: &Context, args: &Args) -> Outcome {
         return Err(Failure::Interrupted { what, advice: "run the same command again to go on".into() });
     }
     Ok(true)
-}
-
-/// The model that is to make the index.
-enum Source {
-    Here { folder: Box<ModelFolder>, fingerprint: Fingerprint, options: SessionOptions },
-    There(Remote),
-}
-
-impl Source {
-    fn find(context: &Context, args: &Args) -> Result<Source, Failure> {
-        if let Some(client) = context.client()? {
-            return Ok(Source::There(args.model.remote(client)?));
-        }
-        let folder = Box::new(args.model.folder()?);
-        let fingerprint = fingerprint(&folder, &folder.graphs(args.model.precision.into())?)?;
-        Ok(Source::Here { folder, fingerprint, options: context.options()? })
-    }
-
-    fn name(&self) -> &str {
-        match self {
-            Source::Here { folder, .. } => folder.name(),
-            Source::There(remote) => &remote.tower.name,
-        }
-    }
-
-    fn fingerprint(&self) -> Fingerprint {
-        match self {
-            Source::Here { fingerprint, .. } => *fingerprint,
-            Source::There(remote) => remote.tower.fingerprint,
-        }
-    }
-
-    fn device(&self) -> &str {
-        match self {
-            Source::Here { options, .. } => device_name(options),
-            Source::There(remote) => remote.client.server(),
-        }
-    }
-
-    fn load(&self, args: &Args) -> Result<Maker<'_>, Failure> {
-        match self {
-            Source::Here { folder, options, .. } => {
-                let model = DualModel::load(folder, args.model.precision.into(), Need::Image, options)?;
-                Ok(Maker::Here(Box::new(model)))
-            }
-            Source::There(remote) => Ok(Maker::There(remote)),
-        }
-    }
-}
-
-/// What makes vectors of picture files: in two steps, so that files are read and decoded beside the model's work.
-enum Maker<'a> {
-    Here(Box<DualModel>),
-    There(&'a Remote),
-}
-
-/// A picture file after the first step.
-enum Prepared {
-    Pixels(PixelBatch),
-    Vector(Vec<f32>),
-}
-
-/// Why there is no vector of a picture.
-enum Trouble {
-    /// The picture cannot be used; others may.
-    Picture(String),
-    /// Nothing goes on.
-    Fatal(Failure),
-}
-
-impl Maker<'_> {
-    fn prepare(&self, path: &Path) -> Result<Prepared, Trouble> {
-        match self {
-            Maker::Here(model) => {
-                let preprocessor = model.tower.preprocessor().ok_or_else(|| Trouble::Fatal(no_preprocessor()))?;
-                prepare(preprocessor, path).map(Prepared::Pixels).map_err(Trouble::Picture)
-            }
-            Maker::There(remote) => ask(remote, path).map(Prepared::Vector),
-        }
-    }
-
-    fn vector(&self, prepared: Prepared) -> Result<Vec<f32>, Failure> {
-        match (self, prepared) {
-            (_, Prepared::Vector(vector)) => Ok(vector),
-            // One at a time: dynamic INT8 finds one scale for a whole batch.
-            (Maker::Here(model), Prepared::Pixels(pixels)) => {
-                let vectors = pollster::block_on(model.tower.encode_pixels(pixels))?;
-                Ok(vectors.into_iter().next().unwrap_or_default())
-            }
-            (Maker::There(_), Prepared::Pixels(_)) => Err(no_preprocessor()),
-        }
-    }
-
-    /// Pictures that are worked on at once.
-    fn threads(&self, context: &Context) -> usize {
-        match self {
-            Maker::Here(_) => context.threads(),
-            Maker::There(_) => AT_ONCE,
-        }
-    }
-}
-
-fn no_preprocessor() -> Failure {
-    Failure::input("config_missing", "the model has no preprocessor_config.json", "choose another with --model")
-}
-
-/// Pictures on their way to a server at once.
-const AT_ONCE: usize = 8;
-
-/// So often a busy server is asked again before that is given up.
-const PATIENCE: usize = 8;
-
-/// Has a server make a picture's vector. While it is busy, it is left alone for as long as it says.
-fn ask(remote: &Remote, path: &Path) -> Result<Vec<f32>, Trouble> {
-    let file = std::fs::read(path).map_err(|error| Trouble::Picture(error.to_string()))?;
-    let mut tries = 0;
-    loop {
-        match remote.client.embed_picture(&remote.tower, &file) {
-            Ok(vector) => return Ok(vector),
-            Err(error) if error.is_about_picture() => return Err(Trouble::Picture(error.to_string())),
-            Err(error) => match error.retry_after() {
-                Some(pause) if tries < PATIENCE && !INTERRUPTED.load(Ordering::Relaxed) => {
-                    tries += 1;
-                    std::thread::sleep(pause);
-                }
-                _ => return Err(Trouble::Fatal(error.into())),
-            },
-        }
-    }
 }
 
 fn summary(report: &Report<'_>) -> String {
@@ -401,7 +268,7 @@ impl Build<'_> {
                     todo.par_iter().with_max_len(1).for_each_with(sender, |sender, file| {
                         // A closed channel means that the other side has stopped.
                         if !INTERRUPTED.load(Ordering::Relaxed) {
-                            let _ = sender.send((file, model.prepare(&file.path)));
+                            let _ = sender.send((file, model.prepare(&file.path, &INTERRUPTED)));
                         }
                     });
                 });
@@ -457,12 +324,6 @@ impl Build<'_> {
         }
         Ok(())
     }
-}
-
-fn prepare(preprocessor: &Preprocessor, path: &Path) -> Result<PixelBatch, String> {
-    let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
-    let pixels = decode(&bytes).map_err(|error| error.to_string())?;
-    preprocessor.process(&pixels).map_err(|error| error.to_string())
 }
 
 /// The first Ctrl-C lets the current picture end, the second ends the program at once.

@@ -13,6 +13,7 @@ mod failure;
 mod generate;
 mod index;
 mod inspect;
+mod maker;
 mod output;
 mod search;
 mod write;
