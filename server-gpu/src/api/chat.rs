@@ -25,6 +25,9 @@ use crate::schedule::decode::Writing;
 /// Pictures of one conversation; models here look at one.
 const MAX_PICTURES: usize = 16;
 
+/// Bytes of a token's text at most, when a text is measured before it is tokenized.
+const MOST_TOKEN: usize = 64;
+
 /// Turns of one conversation.
 const MAX_TURNS: usize = 1024;
 
@@ -164,6 +167,10 @@ fn resume(object: &Map<String, Value>, most: usize) -> Result<Option<Resume>, Se
         }
         (Some(tokens), None) if tokens.len() > most => {
             let what = format!("{} resumed tokens are more than the limit of {most}", tokens.len());
+            Err(at(ServeError::new(Reason::TooLarge, "text_too_long", what)))
+        }
+        (None, Some(text)) if text.len() > most.saturating_mul(MOST_TOKEN) => {
+            let what = format!("a resumed text of {} bytes is longer than {most} tokens can be", text.len());
             Err(at(ServeError::new(Reason::TooLarge, "text_too_long", what)))
         }
         (Some(tokens), None) => Ok(Some(Resume::Tokens(tokens))),

@@ -49,11 +49,12 @@ fn describe(model: &Hosted) -> Value {
     if let Some(tokenizer) = &model.tokenizer {
         own["tokenizer"] = tokenizer.clone().into();
     }
-    own["scoring"] = match model.scoring {
-        Some(Scoring::Softmax { scale }) => json!({ "scale": scale }),
-        Some(Scoring::Sigmoid { scale, bias }) => json!({ "scale": scale, "bias": bias }),
-        None => Value::Null,
-    };
+    if let Some(scoring) = model.scoring {
+        own["scoring"] = match scoring {
+            Scoring::Softmax { scale } => json!({ "scale": scale }),
+            Scoring::Sigmoid { scale, bias } => json!({ "scale": scale, "bias": bias }),
+        };
+    }
     if let Some(dimensions) = model.dimensions {
         own["dimensions"] = dimensions.into();
         own["fingerprint"] = model.fingerprint.clone().into();

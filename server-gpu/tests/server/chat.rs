@@ -156,6 +156,9 @@ fn what_cannot_be_resumed_is_refused() {
             let answer = post(shared(), PATH, &caption_request(&file, &json!({"lenslet": own}))).await;
             assert_eq!((answer.status, answer.code().as_str()), (StatusCode::BAD_REQUEST, code), "{own}");
         }
+        let long = json!({"lenslet": {"resume_text": "a".repeat(1 << 20)}});
+        let answer = post(shared(), PATH, &caption_request(&file, &long)).await;
+        assert_eq!((answer.status, answer.code().as_str()), (StatusCode::PAYLOAD_TOO_LARGE, "text_too_long"));
         // A text that has as many tokens as it may is over.
         let more = json!({"max_tokens": 2, "lenslet": {"resume_tokens": [5, 6]}});
         let over = post(shared(), PATH, &caption_request(&file, &more)).await.json();
