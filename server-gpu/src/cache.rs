@@ -31,6 +31,11 @@ pub fn digest(bytes: &[u8]) -> [u8; 32] {
     Sha256::digest(bytes).into()
 }
 
+/// A digest in hexadecimal digits.
+pub fn hexadecimal(digest: &[u8]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// The key of an input of this SHA-256 for a model.
 pub fn key(fingerprint: &str, engine: &str, input: Input, digest: &[u8; 32]) -> Key {
     let mut hash = Sha256::new();

@@ -2,7 +2,7 @@
 
 use lenslet::generate::{Message, Sampling};
 use lenslet::tasks::image::Pixels;
-use lenslet::tasks::writing::WritingOptions;
+use lenslet::tasks::writing::{Resume, WritingOptions};
 
 use crate::error::ServeError;
 
@@ -34,6 +34,8 @@ pub struct ChatPrompt {
     pub seed: Option<u64>,
     /// Texts that end the answer.
     pub stop: Vec<String>,
+    /// What of the answer is written already, elsewhere.
+    pub resume: Option<Resume>,
     /// The request as it came, for engines that hand it on; null for others.
     pub request: serde_json::Value,
 }
@@ -91,6 +93,7 @@ impl ChatPrompt {
             sampling,
             max_new_tokens: self.max_tokens,
             stop: self.stop.clone(),
+            resume: self.resume.clone(),
             ..WritingOptions::default()
         }
     }

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lenslet::tasks::classify::Scoring;
 use lenslet::tasks::config::Side;
 use lenslet::tasks::dual_tower::{DualTower, Graphs, TaskError};
 use lenslet::tasks::image::{PixelBatch, Pixels, Preprocessor};
@@ -128,6 +129,10 @@ pub struct Hosted {
     pub name: String,
     /// What identifies its vectors: weights, precision and preprocessing.
     pub fingerprint: String,
+    /// SHA-256 of its `tokenizer.json`, if it writes: texts go on elsewhere by their tokens where this is equal.
+    pub tokenizer: Option<String>,
+    /// How similarities become probabilities, if it gives vectors of pictures and texts.
+    pub scoring: Option<Scoring>,
     /// When it was loaded, in seconds since 1970.
     pub loaded: u64,
     /// Length of its vectors, if it gives any.
@@ -194,11 +199,17 @@ impl Hosted {
         if let Some(kind) = specs.writer.filter(|_| !specs.hands_on) {
             warm_up_writer(&*engine, kind).await?;
         }
+        let tokenizer = match folder.filter(|_| specs.writer.is_some()) {
+            Some(folder) => folder.tokenizer().ok().map(|file| crate::cache::hexadecimal(&crate::cache::digest(&file))),
+            None => specs.tokenizer.clone(),
+        };
         let decoding = specs.writer.map(|_| DecodeLoop::start(engine.clone(), scheduler.clone(), slots));
         let loaded = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or(Duration::ZERO);
         Ok(Hosted {
             name,
             fingerprint,
+            tokenizer,
+            scoring: folder.filter(|_| dual.is_some()).map(|folder| Scoring::from_config(&folder.config().model)),
             loaded: loaded.as_secs(),
             dimensions,
             engine,

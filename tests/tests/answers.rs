@@ -7,7 +7,7 @@ use lenslet::onnx::{ImportOptions, NoExternalData};
 use lenslet::tasks::config::FolderConfig;
 use lenslet::tasks::image::{Filter, Pixels, resize};
 use lenslet::tasks::text::TextEncoder;
-use lenslet::tasks::writing::{Answerer, WritingFiles, WritingOptions};
+use lenslet::tasks::writing::{Answerer, Resume, WritingFiles, WritingOptions};
 use lenslet::tensor::{Bool, Tensor};
 use lenslet::{Session, SessionOptions};
 use lenslet_tests::backend::Backend;
@@ -336,4 +336,54 @@ fn what_does_not_fit_is_refused() {
     assert_eq!(error.kind(), "decoder_mismatch");
     let wrong = bare(UNIFIED, "decoder_model_merged.onnx").embed_with(model.encoder()).err().unwrap();
     assert_eq!(wrong.kind(), "decoder_mismatch");
+}
+
+/// A text that is cut behind any of its tokens goes on with those that it would have had, greedy or drawn, and nothing of it is
+/// given out twice.
+fn resumes(folder: &str, words: Option<u64>, backend: Backend) {
+    let Some(mut model) = Model::open(folder, backend) else { return };
+    model.template = words.is_none().then_some(TEMPLATE);
+    if let Some(words) = words {
+        model = model.with_words(words);
+    }
+    let (answerer, picture, question) = (model.answerer(), picture(50, 37, 1), "what is it?");
+    let drawn = Sampling { temperature: 1.0, repetition_penalty: 1.2, seed: 5, ..Sampling::default() };
+    for sampling in [Sampling::default(), drawn] {
+        let asked = WritingOptions { sampling: Some(sampling), ..asked() };
+        let written = |asked: &WritingOptions| {
+            pollster::block_on(async {
+                let mut stream = answerer.ask(&picture, question, asked).await.unwrap();
+                let (mut pieces, mut counts) = (vec![], vec![]);
+                while let Some(piece) = stream.next().await.unwrap() {
+                    pieces.push(piece);
+                    counts.push(stream.tokens().len());
+                }
+                assert_eq!(stream.usage().completion_tokens, stream.tokens().len());
+                (pieces, counts, stream.tokens().to_vec(), stream.finish_reason())
+            })
+        };
+        let (pieces, counts, tokens, finish) = written(&asked);
+        assert!(tokens.len() > 3, "{tokens:?}");
+        for (at, &count) in counts.iter().enumerate() {
+            let resume = Some(Resume::Tokens(tokens[..count].to_vec()));
+            let (rest, _, all, ended) = written(&WritingOptions { resume, ..asked.clone() });
+            assert_eq!((rest.concat(), &all, ended), (pieces[at + 1..].concat(), &tokens, finish), "behind {count}");
+        }
+    }
+    let refuse =
+        |asked: &WritingOptions| pollster::block_on(answerer.ask(&picture, question, asked)).err().unwrap().kind();
+    let resume = |tokens: Vec<u32>| WritingOptions { resume: Some(Resume::Tokens(tokens)), ..asked() };
+    assert_eq!(refuse(&resume(vec![1, 1_000_000])), "unknown_token");
+    assert_eq!(refuse(&WritingOptions { beams: Some(2), ..resume(vec![1]) }), "beams_and_resume");
+}
+
+#[test]
+fn an_answer_that_was_cut_goes_on() {
+    resumes(UNIFIED, None, Backend::Cpu);
+    resumes(CROSS, Some(512), Backend::Cpu);
+}
+
+#[test]
+fn an_answer_that_was_cut_goes_on_on_the_gpu() {
+    resumes(UNIFIED, None, Backend::Gpu);
 }

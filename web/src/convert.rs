@@ -65,6 +65,21 @@ pub(crate) fn whole_number(object: &JsValue, name: &str) -> Result<Option<u64>, 
 /// Beyond this, numbers do not hold every integer.
 const MAX_SAFE_INTEGER: f64 = 9_007_199_254_740_991.0;
 
+/// A list of token ids under that name, if there is one.
+pub(crate) fn optional_tokens(object: &JsValue, name: &str) -> Result<Option<Vec<u32>>, WebError> {
+    let Some(value) = optional(object, name) else { return Ok(None) };
+    let wrong = || WebError::run("bad_call", format!("{name} must be a list of token ids"));
+    let list = value.dyn_into::<Array>().map_err(|_| wrong())?;
+    let id = |value: JsValue| value.as_f64().filter(|n| n.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(n));
+    list.iter().map(|value| id(value).map(|n| n as u32).ok_or_else(wrong)).collect::<Result<_, _>>().map(Some)
+}
+
+/// A string under that name, if there is one.
+pub(crate) fn optional_string(object: &JsValue, name: &str) -> Result<Option<String>, WebError> {
+    let Some(value) = optional(object, name) else { return Ok(None) };
+    value.as_string().map(Some).ok_or_else(|| WebError::run("bad_call", format!("{name} must be a string")))
+}
+
 /// A list of strings under that name; empty if there is none.
 pub(crate) fn optional_strings(object: &JsValue, name: &str) -> Result<Vec<String>, WebError> {
     match optional(object, name) {

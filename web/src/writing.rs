@@ -6,7 +6,7 @@ mod text_generator;
 
 pub use captioner::CaptionerHandle;
 use lenslet::generate::{Decoder, Sampling};
-use lenslet::tasks::writing::{WritingFiles, WritingOptions};
+use lenslet::tasks::writing::{Resume, WritingFiles, WritingOptions};
 pub use stream::TextStreamHandle;
 pub use text_generator::TextGeneratorHandle;
 use wasm_bindgen::JsValue;
@@ -88,5 +88,9 @@ fn asked(object: &JsValue, folder: Sampling) -> Result<WritingOptions, WebError>
     };
     let max_new_tokens = whole("maxNewTokens")?.map(|n| usize::try_from(n).unwrap_or(usize::MAX));
     let stop = convert::optional_strings(object, "stop")?;
-    Ok(WritingOptions { sampling: Some(sampling), max_new_tokens, stop, ..WritingOptions::default() })
+    let resume = match convert::optional_tokens(object, "resumeTokens")? {
+        Some(tokens) => Some(Resume::Tokens(tokens)),
+        None => convert::optional_string(object, "resumeText")?.map(Resume::Text),
+    };
+    Ok(WritingOptions { sampling: Some(sampling), max_new_tokens, stop, resume, ..WritingOptions::default() })
 }

@@ -8,6 +8,7 @@ import { DualTower } from "../ts/dual-tower.js";
 import { IndexError, LoadError, PictureError, RunError } from "../ts/errors.js";
 import type { Device } from "../ts/features.js";
 import { type Surroundings, WorkerHost } from "../ts/host.js";
+import type { Offload } from "../ts/offload/offload.js";
 import { MemoryFiles } from "../ts/private-files.js";
 import type { FromWorker, ToWorker } from "../ts/protocol.js";
 import { TextGenerator } from "../ts/text-generator.js";
@@ -18,11 +19,11 @@ import type {
   IndexHandle,
   ModelHandle,
   SearchHit,
+  SentWishes,
   TextGeneratorHandle,
   TextStreamHandle,
   Wasm,
   WritingStep,
-  WritingWishes,
 } from "../ts/wasm.js";
 
 /** The words that the fake model knows; a picture's first pixel says which of them it shows. */
@@ -41,7 +42,7 @@ export interface Controls {
   steps: number;
   open: number;
   /** What the writing calls asked for. */
-  wishes: WritingWishes[];
+  wishes: SentWishes[];
   /** Called before every step of a text; may throw. */
   beforeStep?: () => void | Promise<void>;
   /** Called before every embedding; may throw. */
@@ -49,6 +50,17 @@ export interface Controls {
   /** Called before a tower is made; may throw. */
   beforeLoad?: (device: Device) => void;
 }
+
+/** Controls that nobody has turned yet. */
+export const controls = (): Controls => ({
+  loads: [],
+  embeds: 0,
+  disposed: 0,
+  freed: 0,
+  steps: 0,
+  open: 0,
+  wishes: [],
+});
 
 export function fakeWasm(controls: Controls, fingerprint: string): Wasm {
   class FakeModel implements ModelHandle {
@@ -96,11 +108,16 @@ export function fakeWasm(controls: Controls, fingerprint: string): Wasm {
     readonly #most: number;
     #made = 0;
     #closed = false;
-    constructor(words: string[], wishes: WritingWishes) {
+    constructor(words: string[], wishes: SentWishes) {
       controls.open += 1;
       controls.wishes.push(wishes);
       this.#words = words;
       this.#most = wishes.maxNewTokens ?? Number.POSITIVE_INFINITY;
+      const { resumeTokens, resumeText } = wishes;
+      while (resumeText?.startsWith(words.slice(0, this.#made + 1).join("")) && words[this.#made]) {
+        this.#made += 1;
+      }
+      this.#made = resumeTokens?.length ?? this.#made;
     }
     async next(): Promise<WritingStep> {
       await controls.beforeStep?.();
@@ -115,6 +132,7 @@ export function fakeWasm(controls: Controls, fingerprint: string): Wasm {
       const cut = this.#made < this.#words.length;
       return {
         piece: word ?? null,
+        tokens: word === undefined ? [] : [this.#made],
         promptTokens: 1,
         completionTokens: this.#made,
         finish: word !== undefined ? null : cut ? "length" : "stop",
@@ -130,7 +148,7 @@ export function fakeWasm(controls: Controls, fingerprint: string): Wasm {
   class FakeCaptioner extends FakeModel implements CaptionerHandle {
     async caption(
       { rgba }: { rgba: Uint8ClampedArray },
-      wishes: WritingWishes,
+      wishes: SentWishes,
     ): Promise<TextStreamHandle> {
       await controls.beforeEmbed?.();
       return new FakeStream(["a ", WORDS[rgba[0] ?? 0] ?? ""], wishes);
@@ -141,11 +159,11 @@ export function fakeWasm(controls: Controls, fingerprint: string): Wasm {
     canChat(): boolean {
       return true;
     }
-    async complete(prompt: string, wishes: WritingWishes): Promise<TextStreamHandle> {
+    async complete(prompt: string, wishes: SentWishes): Promise<TextStreamHandle> {
       await controls.beforeEmbed?.();
       return new FakeStream(prompt.split(/(?<= )/), wishes);
     }
-    async chat(messages: ChatMessage[], wishes: WritingWishes): Promise<TextStreamHandle> {
+    async chat(messages: ChatMessage[], wishes: SentWishes): Promise<TextStreamHandle> {
       return this.complete(
         messages.map(({ role, content }) => `${role}: ${content}`).join(" "),
         wishes,
@@ -230,11 +248,11 @@ export interface Bench {
   client: WorkerClient;
   store: MemoryFiles;
   /** Loads the fake model. */
-  load(device?: "auto" | Device): Promise<DualTower>;
+  load(device?: "auto" | Device, offload?: Offload): Promise<DualTower>;
   /** Loads the fake captioner: it says a word for each pixel's red, in two pieces. */
-  loadCaptioner(device?: "auto" | Device): Promise<Captioner>;
+  loadCaptioner(device?: "auto" | Device, offload?: Offload): Promise<Captioner>;
   /** Loads the fake text generator: it repeats its prompt's words. */
-  loadGenerator(device?: "auto" | Device): Promise<TextGenerator>;
+  loadGenerator(device?: "auto" | Device, offload?: Offload): Promise<TextGenerator>;
 }
 
 const FAKE = { folder: "https://x/", model: "fake", cache: false };
@@ -242,23 +260,18 @@ const FAKE = { folder: "https://x/", model: "fake", cache: false };
 export function bench(
   options: { fingerprint?: string; store?: MemoryFiles; around?: Partial<Surroundings> } = {},
 ): Bench {
-  const controls: Controls = {
-    loads: [],
-    embeds: 0,
-    disposed: 0,
-    freed: 0,
-    steps: 0,
-    open: 0,
-    wishes: [],
-  };
+  const turned = controls();
   const store = options.store ?? new MemoryFiles();
-  const wasm = fakeWasm(controls, options.fingerprint ?? "model-a");
+  const wasm = fakeWasm(turned, options.fingerprint ?? "model-a");
   const around: Surroundings = {
     loadWasm: async () => wasm,
     wasmVariant: () => "simd",
     probeAdapter: async () => ({ name: "fake gpu", software: false, shaderF16: false }),
     openStore: async () => store,
-    fetchModel: async () => [{ name: "model", bytes: new Uint8Array(4) }],
+    fetchModel: async () => [
+      { name: "model", bytes: new Uint8Array(4) },
+      { name: "tokenizer.json", bytes: new TextEncoder().encode("words") },
+    ],
     decodePicture: async (picture) => {
       const text = picture instanceof Blob ? await picture.text() : "";
       if (!WORDS.includes(text)) {
@@ -270,20 +283,20 @@ export function bench(
   };
   const client = new WorkerClient(new LoopbackWorker(around));
   return {
-    controls,
+    controls: turned,
     client,
     store,
-    async load(device = "auto") {
+    async load(device = "auto", offload) {
       const info = await client.call("load", { ...FAKE, device });
-      return new DualTower({ model: "fake", info, client });
+      return new DualTower({ model: "fake", info, client, offload });
     },
-    async loadCaptioner(device = "auto") {
+    async loadCaptioner(device = "auto", offload) {
       const info = await client.call("loadCaptioner", { ...FAKE, device });
-      return new Captioner({ model: "fake", info, client });
+      return new Captioner({ model: "fake", info, client, offload });
     },
-    async loadGenerator(device = "auto") {
+    async loadGenerator(device = "auto", offload) {
       const info = await client.call("loadGenerator", { ...FAKE, device });
-      return new TextGenerator({ model: "fake", info, client });
+      return new TextGenerator({ model: "fake", info, client, offload });
     },
   };
 }

@@ -10,8 +10,9 @@ import {
   UnsupportedError,
 } from "../ts/errors.js";
 import { BROWSER } from "../ts/host.js";
-import { ImageIndex } from "../ts/image-index.js";
+import { ImageIndex, type SearchHits } from "../ts/image-index.js";
 import type { LoadProgress } from "../ts/progress.js";
+import type { SearchHit } from "../ts/wasm.js";
 import { bench, gpuFailure, LoopbackWorker } from "./support.js";
 
 const item = (path: string, word: string) => ({ path, blob: new Blob([word]) });
@@ -152,9 +153,11 @@ test("an index adds what is new, skips what is unreadable, finds and persists", 
   );
   assert.deepEqual(progress, [0, 1, 2, 3]);
   assert.equal(index.size, 2);
-  assert.deepEqual(await index.search("dog", { k: 1 }), [{ path: "b", score: 1 }]);
-  assert.deepEqual(await index.search(new Blob(["cat"]), { k: 1 }), [{ path: "a", score: 1 }]);
-  assert.deepEqual(await index.search(Float32Array.of(0, 1, 0, 0), { k: 1 }), [
+  assert.deepEqual(await plain(index.search("dog", { k: 1 })), [{ path: "b", score: 1 }]);
+  assert.deepEqual(await plain(index.search(new Blob(["cat"]), { k: 1 })), [
+    { path: "a", score: 1 },
+  ]);
+  assert.deepEqual(await plain(index.search(Float32Array.of(0, 1, 0, 0), { k: 1 })), [
     { path: "b", score: 1 },
   ]);
   await index.close();
@@ -232,3 +235,8 @@ test("a worker that cannot start fails every call with a LoadError", async () =>
   await assert.rejects(call, (error) => error instanceof LoadError && /404/.test(error.message));
   await assert.rejects(client.call("memory", {}), LoadError);
 });
+
+/** Hits without who found them. */
+async function plain(hits: Promise<SearchHits>): Promise<SearchHit[]> {
+  return Array.from(await hits);
+}

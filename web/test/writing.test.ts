@@ -13,6 +13,9 @@ test("a caption comes whole or in pieces, with what it took", async () => {
     text: "a cat",
     usage: { promptTokens: 1, completionTokens: 2 },
     finishReason: "stop",
+    answeredBy: "local",
+    reason: "no_server",
+    answers: [{ answeredBy: "local", reason: "no_server" }],
   });
   assert.deepEqual(controls.wishes, [{ maxNewTokens: 9, stop: ["."] }]);
 
@@ -133,7 +136,7 @@ test("two texts at a time take turns", async () => {
   assert.ok(first < last, order.join(" "));
 });
 
-test("a GPU that is lost before a text begins is opened again; in the middle the text fails", async () => {
+test("a GPU that is lost is opened again, and the text goes on behind what was given out", async () => {
   const { controls, loadCaptioner } = bench();
   const captioner = await loadCaptioner();
   let lost = true;
@@ -147,15 +150,27 @@ test("a GPU that is lost before a text begins is opened again; in the middle the
   assert.equal((await captioner.caption(cat())).text, "a cat");
   assert.deepEqual(controls.loads, ["webgpu", "webgpu"]);
 
-  lost = true;
   delete controls.beforeEmbed;
-  controls.beforeStep = lose;
+  const pieces: string[] = [];
+  for await (const piece of captioner.stream(cat())) {
+    pieces.push(piece);
+    lost = true;
+    controls.beforeStep = lose;
+  }
+  assert.deepEqual(pieces, ["a ", "cat"]);
+  assert.deepEqual(controls.wishes.at(-1), { resumeTokens: [1, 2] });
+  assert.equal(controls.open, 0);
+
+  // One that is lost at every step is told.
+  controls.beforeStep = () => {
+    throw new RunError("device_lost", "the GPU went away");
+  };
   await assert.rejects(
     captioner.caption(cat()),
     (error) => error instanceof RunError && error.kind === "device_lost",
   );
+  await soon();
   assert.equal(controls.open, 0);
-  assert.equal((await captioner.caption(cat())).text, "a cat");
 });
 
 test("writers fall back to WASM as towers do", async () => {

@@ -2,8 +2,10 @@
  * A model that describes pictures.
  */
 
-import { type LoadOptions, loadModel, Model } from "./loading.js";
-import { type ImageSource, sendable } from "./picture.js";
+import { type LoadedModel, type LoadOptions, loadModel, Model } from "./loading.js";
+import { asFile, type ImageSource, sendable, sizeAsFile } from "./picture.js";
+import type { WriterInfo } from "./protocol.js";
+import { relay } from "./relay.js";
 import { readAll, TextStream, type WritingOptions, type Written, wishesOf } from "./text-stream.js";
 
 /**
@@ -14,11 +16,24 @@ export async function loadCaptioner(
   model: string | URL,
   options: LoadOptions = {},
 ): Promise<Captioner> {
-  return new Captioner(await loadModel("loadCaptioner", model, options));
+  const loaded = await loadModel("loadCaptioner", model, options, ({ tokenizer = "" }, url) => ({
+    device: "server",
+    adapter: url,
+    tokenizer,
+  }));
+  return new Captioner(loaded);
 }
 
 /** A loaded captioner. Make one with {@link loadCaptioner}; free it with {@link Captioner.dispose}. */
 export class Captioner extends Model {
+  readonly #tokenizer: string;
+
+  /** @internal */
+  constructor(loaded: LoadedModel<WriterInfo>) {
+    super(loaded);
+    this.#tokenizer = loaded.info.tokenizer;
+  }
+
   /** The caption of a picture. */
   caption(source: ImageSource, options: WritingOptions = {}): Promise<Written> {
     return readAll(this.stream(source, options));
@@ -26,14 +41,16 @@ export class Captioner extends Model {
 
   /** The caption of a picture, piece by piece. */
   stream(source: ImageSource, options: WritingOptions = {}): TextStream {
-    const wishes = wishesOf(options);
-    return new TextStream(
-      this.client,
-      async (signal) => {
+    const begin = relay({
+      model: this,
+      tokenizer: this.#tokenizer,
+      wishes: wishesOf(options),
+      here: async (wishes, signal) => {
         const { picture, transfer } = await sendable(source);
         return this.client.call("caption", { picture, wishes }, { signal, transfer });
       },
-      options.signal,
-    );
+      remote: { messages: [], picture: () => asFile(source), bytes: sizeAsFile(source) },
+    });
+    return new TextStream(begin, options.signal);
   }
 }

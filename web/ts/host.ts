@@ -13,9 +13,18 @@ import {
 import { IndexShelf } from "./index-shelf.js";
 import { type FetchContext, fetchModel, type ModelFile, type ModelKind } from "./model-files.js";
 import { type Context, ModelSlot, type SlotNeeds } from "./model-slot.js";
+import type { Work } from "./offload/policy.js";
 import { decodePicture, type Pixels, type SentPicture } from "./picture.js";
 import { type FileStore, openStore } from "./private-files.js";
-import type { CallName, Calls, FromWorker, Request, SentQuery, ToWorker } from "./protocol.js";
+import type {
+  CallName,
+  Calls,
+  FromWorker,
+  Identity,
+  Request,
+  SentQuery,
+  ToWorker,
+} from "./protocol.js";
 import { type DualTowerHandle, loadWasm, type Wasm } from "./wasm.js";
 import { WriterHost } from "./writer-host.js";
 
@@ -133,7 +142,9 @@ export class WorkerHost {
     load: async (args, context) => {
       const info = await this.#tower.load(args, context);
       const tower = this.#tower.current;
-      return { ...info, dim: tower.dim(), fingerprint: tower.fingerprint() };
+      const probed = args.probe ? await this.#probe(context.signal) : undefined;
+      const known = { dim: tower.dim(), fingerprint: tower.fingerprint() };
+      return { ...info, ...known, ...(probed && { probed }) };
     },
     loadCaptioner: (args, context) => this.#writer.loadCaptioner(args, context),
     loadGenerator: (args, context) => this.#writer.loadGenerator(args, context),
@@ -148,16 +159,13 @@ export class WorkerHost {
     embedTexts: ({ texts }, { signal }) =>
       this.#tower.run((tower) => tower.embedTexts(texts), { signal, urgent: true }),
     memory: async () => (this.#writer.current ?? this.#tower.current).bytes(),
-    openIndex: async ({ name, onMismatch }) => {
-      const tower = this.#tower.current;
+    openIndex: async ({ name, onMismatch, identity }) => {
       const { IndexHandle } = await this.#module();
-      const { model } = this.#tower;
-      const identity = { fingerprint: tower.fingerprint(), model, dim: tower.dim() };
-      return this.#shelf.open(name, IndexHandle, identity, onMismatch);
+      return this.#shelf.open(name, IndexHandle, identity ?? this.#identity(), onMismatch);
     },
     missing: async ({ index, entries }) => this.#shelf.missing(index, entries),
-    add: async ({ index, entry, picture }, { signal }) => {
-      const vector = await this.#embedPictures([picture], signal);
+    add: async ({ index, entry, ...of }, { signal }) => {
+      const vector = "vector" in of ? of.vector : await this.#embedPictures([of.picture], signal);
       return { size: this.#shelf.add(index, entry, vector) };
     },
     remove: async ({ index, paths }) => this.#shelf.remove(index, paths),
@@ -179,6 +187,26 @@ export class WorkerHost {
       return undefined;
     },
   };
+
+  #identity(): Identity {
+    const tower = this.#tower.current;
+    return { fingerprint: tower.fingerprint(), model: this.#tower.model, dim: tower.dim() };
+  }
+
+  /** What a picture and a text take: the policy that weighs a server against this device wants to know. */
+  async #probe(signal: AbortSignal): Promise<Partial<Record<Work, number>>> {
+    const side = 32;
+    const rgba = new Uint8ClampedArray(side * side * 4).fill(128);
+    const timed = async (use: (tower: DualTowerHandle) => Promise<unknown>): Promise<number> => {
+      const started = performance.now();
+      await this.#tower.run(use, { signal, urgent: false });
+      return performance.now() - started;
+    };
+    return {
+      text: await timed((tower) => tower.embedTexts(["a"])),
+      image: await timed((tower) => tower.embedImages([{ width: side, height: side, rgba }])),
+    };
+  }
 
   #files(): Promise<FileStore> {
     this.#store ??= this.#around.openStore();

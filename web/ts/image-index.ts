@@ -4,8 +4,10 @@
 
 import type { WorkerClient } from "./client.js";
 import type { DualTower } from "./dual-tower.js";
-import { type LensletError, PictureError, throwIfAborted } from "./errors.js";
-import { type ImageSource, sendable } from "./picture.js";
+import { IndexError, type LensletError, PictureError, throwIfAborted } from "./errors.js";
+import { Embedding } from "./offload/embedding.js";
+import type { Answered } from "./offload/policy.js";
+import { type ImageSource, sendable, sizeAsFile } from "./picture.js";
 import type { EntryKey, OnMismatch, SentQuery } from "./protocol.js";
 import type { SearchHit } from "./wasm.js";
 
@@ -55,6 +57,9 @@ export interface SearchOptions {
   signal?: AbortSignal;
 }
 
+/** What a search found, best first, and who computed the query's vector. */
+export interface SearchHits extends Array<SearchHit>, Answered {}
+
 /** Options of {@link ImageIndex.open}. */
 export interface OpenOptions {
   /** What becomes of a stored index whose vectors another model made: an error (default), or it starts empty. */
@@ -72,18 +77,20 @@ export class ImageIndex {
   readonly name: string;
   /** The stored index was damaged, or cleared by `onMismatch: "clear"`, and has to be filled again. */
   readonly rebuilt: boolean;
+  readonly #tower: DualTower;
   readonly #client: WorkerClient;
   readonly #index: number;
   #size: number;
 
   private constructor(
     name: string,
-    client: WorkerClient,
+    tower: DualTower,
     opened: { index: number; size: number; rebuilt: boolean },
   ) {
     this.name = name;
     this.rebuilt = opened.rebuilt;
-    this.#client = client;
+    this.#tower = tower;
+    this.#client = tower.client;
     this.#index = opened.index;
     this.#size = opened.size;
   }
@@ -97,8 +104,15 @@ export class ImageIndex {
     tower: DualTower,
     { onMismatch = "error" }: OpenOptions = {},
   ): Promise<ImageIndex> {
-    const opened = await tower.client.call("openIndex", { name, onMismatch });
-    return new ImageIndex(name, tower.client, opened);
+    const { model, fingerprint, dim } = tower;
+    const identity = { model, fingerprint, dim };
+    const opened = await tower.client.call("openIndex", {
+      name,
+      onMismatch,
+      // The worker of a model that is on the server alone has none to ask.
+      ...(tower.local !== "ready" && { identity }),
+    });
+    return new ImageIndex(name, tower, opened);
   }
 
   /** How many pictures it holds. */
@@ -169,11 +183,19 @@ export class ImageIndex {
     throwIfAborted(signal);
     try {
       const picture = typeof blob === "function" ? await fetchPicture(blob) : blob;
-      const { size } = await this.#client.call(
-        "add",
-        { index: this.#index, entry: key, picture },
-        { signal },
-      );
+      const target = { index: this.#index, entry: key };
+      const tower = this.#tower;
+      const [{ size }] = await tower.answer({
+        parts: { image: 1 },
+        bytes: picture.size,
+        misfit: tower.misfit(false),
+        here: () => this.#client.call("add", { ...target, picture }, { signal }),
+        there: async (server, model) => {
+          const made = await tower.imageThere(server, model, picture, signal);
+          const vector = tower.own(made, server, model);
+          return this.#client.call("add", { ...target, vector }, { signal });
+        },
+      });
       this.#size = size;
       return undefined;
     } catch (error) {
@@ -184,17 +206,44 @@ export class ImageIndex {
     }
   }
 
-  /** The `k` pictures nearest to a text, a picture or a vector of the same model, best first. */
+  /**
+   * The `k` pictures nearest to a text, a picture or a vector of the same model, best first. A server that has another
+   * model than the index is never asked; a vector of another model is an `IndexError`.
+   */
   async search(
     query: string | ImageSource | Float32Array,
     { k = 24, signal }: SearchOptions = {},
-  ): Promise<SearchHit[]> {
-    const { sent, transfer } = await toQuery(query);
-    return this.#client.call(
-      "search",
-      { index: this.#index, query: sent, k },
-      { signal, transfer },
-    );
+  ): Promise<SearchHits> {
+    const tower = this.#tower;
+    const find = (sent: SentQuery, transfer: Transferable[] = []): Promise<SearchHit[]> =>
+      this.#client.call("search", { index: this.#index, query: sent, k }, { signal, transfer });
+    if (query instanceof Float32Array) {
+      if (query instanceof Embedding && query.fingerprint !== tower.fingerprint) {
+        const what = `the vector is of another model (${query.fingerprint}) than index "${this.name}"`;
+        throw new IndexError("index_fingerprint", what);
+      }
+      const local = { answeredBy: "local", reason: "no_server" } as const;
+      const answered = query instanceof Embedding ? query : local;
+      return marked(await find({ vector: query }), answered);
+    }
+    const text = typeof query === "string" ? query : undefined;
+    const [hits, answered] = await tower.answer({
+      parts: text === undefined ? { image: 1 } : { text: 1 },
+      bytes: typeof query === "string" ? query.length : sizeAsFile(query),
+      misfit: tower.misfit(false),
+      here: async () => {
+        const { sent, transfer } = await toQuery(query);
+        return find(sent, transfer);
+      },
+      there: async (server, model) => {
+        const made =
+          typeof query === "string"
+            ? await server.embedTexts(model, [query], signal)
+            : await tower.imageThere(server, model, query, signal);
+        return find({ vector: tower.own(made, server, model) });
+      },
+    });
+    return marked(hits, answered);
   }
 
   /** The paths of all pictures in the index. */
@@ -266,14 +315,14 @@ async function fetchPicture(fetchBlob: () => Blob | Promise<Blob>): Promise<Blob
   }
 }
 
+const marked = (hits: SearchHit[], { answeredBy, reason }: Answered): SearchHits =>
+  Object.assign(hits, { answeredBy, reason });
+
 async function toQuery(
-  query: string | ImageSource | Float32Array,
+  query: string | ImageSource,
 ): Promise<{ sent: SentQuery; transfer: Transferable[] }> {
   if (typeof query === "string") {
     return { sent: { text: query }, transfer: [] };
-  }
-  if (query instanceof Float32Array) {
-    return { sent: { vector: query }, transfer: [] };
   }
   const { picture, transfer } = await sendable(query);
   return { sent: { picture }, transfer };

@@ -4,16 +4,8 @@
 
 import { IndexError, toWire } from "./errors.js";
 import { type FileStore, MemoryFiles } from "./private-files.js";
-import type { EntryKey, OnMismatch } from "./protocol.js";
+import type { EntryKey, Identity, OnMismatch } from "./protocol.js";
 import type { IndexHandle, SearchHit, Wasm } from "./wasm.js";
-
-/** What vectors of one model have in common. */
-export interface Identity {
-  fingerprint: string;
-  /** The model's name, for messages. */
-  model: string;
-  dim: number;
-}
 
 interface Open {
   name: string;

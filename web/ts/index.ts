@@ -33,10 +33,23 @@ export {
   ImageIndex,
   type ImageItem,
   type OpenOptions,
+  type SearchHits,
   type SearchOptions,
   type SkippedImage,
 } from "./image-index.js";
 export { type LoadOptions, Model } from "./loading.js";
+export { Embedding } from "./offload/embedding.js";
+export { Offload, type OffloadOptions } from "./offload/offload.js";
+export type {
+  Answered,
+  AnsweredBy,
+  Parts,
+  Privacy,
+  Quality,
+  Reason,
+  Work,
+} from "./offload/policy.js";
+export { ServerError, type ServerTrouble } from "./offload/server-error.js";
 export type { ImageSource } from "./picture.js";
 export type { LoadProgress, LoadStage } from "./progress.js";
 export type { OnMismatch } from "./protocol.js";

@@ -28,6 +28,8 @@ export interface FetchContext {
   signal?: AbortSignal | undefined;
   /** Where checked files are kept; absent if the caller wants no cache. */
   store?: FileStore | undefined;
+  /** A model whose files are larger in all is not fetched. Only a manifest tells before. */
+  mostBytes?: number | undefined;
   fetch?: typeof fetch;
 }
 
@@ -95,6 +97,11 @@ export async function fetchModel(
     return fetchByConvention(folder, CONVENTIONS[kind], variant, context);
   }
   const needed = selectFiles(manifest, kind, variant);
+  const bytes = needed.reduce((sum, entry) => sum + entry.bytes, 0);
+  if (context.mostBytes !== undefined && bytes > context.mostBytes) {
+    const what = `the model's ${bytes} bytes are more than this device has room for`;
+    throw new LoadError("memory", what);
+  }
   for (const entry of needed) {
     context.meter.expect(entry.path, entry.bytes);
   }

@@ -9,6 +9,7 @@ import type { FileStore } from "./private-files.js";
 import { LoadMeter, type LoadProgress } from "./progress.js";
 import type { LoadArgs, ModelInfo } from "./protocol.js";
 import { TaskQueue } from "./queue.js";
+import { sha256 } from "./sha256.js";
 import type { ModelHandle, Wasm } from "./wasm.js";
 
 /** What a call is accompanied by. */
@@ -52,6 +53,7 @@ export class ModelSlot<Handle extends ModelHandle> {
   readonly #queue = new TaskQueue();
   #handle: Handle | undefined;
   #loaded: LoadArgs | undefined;
+  #tokenizer = "";
 
   constructor(plan: SlotPlan<Handle>, needs: SlotNeeds) {
     this.#plan = plan;
@@ -61,6 +63,11 @@ export class ModelSlot<Handle extends ModelHandle> {
   /** The name by which the model was loaded. */
   get model(): string {
     return this.#loaded?.model ?? "";
+  }
+
+  /** SHA-256 of the model's `tokenizer.json`; empty if it has none. */
+  get tokenizer(): string {
+    return this.#tokenizer;
   }
 
   /** The model. */
@@ -140,9 +147,16 @@ export class ModelSlot<Handle extends ModelHandle> {
     const { kind, open } = this.#plan;
     const store = args.cache ? await this.#needs.files() : undefined;
     const [files, wasm] = await Promise.all([
-      this.#needs.fetchModel(args.folder, kind, args.variant, { meter, signal, store }),
+      this.#needs.fetchModel(args.folder, kind, args.variant, {
+        meter,
+        signal,
+        store,
+        mostBytes: args.mostBytes,
+      }),
       this.#needs.wasm(),
     ]);
+    const tokenizer = files.find(({ name }) => name === "tokenizer.json");
+    this.#tokenizer = tokenizer && kind !== "dual-tower" ? await sha256(tokenizer.bytes) : "";
     throwIfAborted(signal);
     meter.enter("prepare");
     // The runtime takes the files out of the array one by one, so that each is held once.

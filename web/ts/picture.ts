@@ -45,6 +45,46 @@ export async function sendable(
   return { picture: bitmap, transfer: [bitmap] };
 }
 
+/** The formats that a server reads. */
+const COMMON = ["image/png", "image/jpeg", "image/webp", "image/gif", "image/bmp"];
+
+/** How large the picture's file is, or about how large it would be. */
+export function sizeAsFile(source: ImageSource): number {
+  if (source instanceof Blob) {
+    return source.size;
+  }
+  const element = typeof HTMLImageElement === "function" && source instanceof HTMLImageElement;
+  const { width, height } = element
+    ? { width: source.naturalWidth, height: source.naturalHeight }
+    : source;
+  return width * height;
+}
+
+/** The picture as a file of a common format: the file that it is, or a PNG. */
+export async function asFile(source: ImageSource): Promise<Blob> {
+  if (source instanceof Blob && COMMON.includes(source.type)) {
+    return source;
+  }
+  const bitmap =
+    typeof ImageData === "function" && source instanceof ImageData
+      ? await createImageBitmap(source, { premultiplyAlpha: "none" })
+      : await toBitmap(source as Blob | ImageBitmap | HTMLImageElement);
+  try {
+    checkSize(bitmap);
+    const { width, height } = drawnSize(bitmap);
+    const canvas = new OffscreenCanvas(width, height);
+    const context = canvas.getContext("2d");
+    if (!context) {
+      throw new PictureError("no_canvas", "this browser cannot draw pictures");
+    }
+    context.imageSmoothingQuality = "high";
+    context.drawImage(bitmap, 0, 0, width, height);
+    return await canvas.convertToBlob({ type: "image/png" });
+  } finally {
+    bitmap.close();
+  }
+}
+
 async function toBitmap(source: Blob | ImageBitmap | HTMLImageElement): Promise<ImageBitmap> {
   try {
     return await createImageBitmap(source, {

@@ -5,17 +5,20 @@
 
 import type { WireError } from "./errors.js";
 import type { Device } from "./features.js";
+import type { Work } from "./offload/policy.js";
 import type { SentPicture } from "./picture.js";
 import type { LoadProgress } from "./progress.js";
-import type { ChatMessage, MemoryUse, SearchHit, WritingStep, WritingWishes } from "./wasm.js";
+import type { ChatMessage, MemoryUse, SearchHit, SentWishes, WritingStep } from "./wasm.js";
 
 /** What is known of any loaded model. */
 export interface ModelInfo {
-  device: Device;
+  device: Device | "server";
   /** The GPU's name; empty on WASM. */
   adapter: string;
   /** Why `device: "auto"` did not use the GPU although there is one. */
   fallback?: string;
+  /** What a first run took, in milliseconds, where {@link LoadArgs.probe} asked for one. */
+  probed?: Partial<Record<Work, number>>;
 }
 
 /** What is known of a loaded tower. */
@@ -24,8 +27,14 @@ export interface TowerInfo extends ModelInfo {
   fingerprint: string;
 }
 
+/** What is known of a loaded model that writes. */
+export interface WriterInfo extends ModelInfo {
+  /** SHA-256 of its `tokenizer.json`: another model's tokens mean the same where this is equal. */
+  tokenizer: string;
+}
+
 /** What is known of a loaded text generator. */
-export interface GeneratorInfo extends ModelInfo {
+export interface GeneratorInfo extends WriterInfo {
   /** Whether the model's folder has a chat template. */
   canChat: boolean;
 }
@@ -37,6 +46,10 @@ export interface LoadArgs {
   device: "auto" | Device;
   cache: boolean;
   variant?: string;
+  /** Files of a larger model in all are not fetched. */
+  mostBytes?: number;
+  /** Time a first run. */
+  probe?: boolean;
 }
 
 /** What to write about, in one of two forms. */
@@ -52,6 +65,17 @@ export interface EntryKey {
 /** What to do with a stored index of another model. */
 export type OnMismatch = "error" | "clear";
 
+/** A picture, or the vector of one. */
+export type SentVector = { picture: SentPicture } | { vector: Float32Array };
+
+/** What vectors of one model have in common. */
+export interface Identity {
+  fingerprint: string;
+  /** The model's name, for messages. */
+  model: string;
+  dim: number;
+}
+
 /** A search in one of three forms. */
 export type SentQuery = { text: string } | { picture: SentPicture } | { vector: Float32Array };
 
@@ -62,24 +86,26 @@ export interface Calls {
   embedTexts: { args: { texts: string[] }; result: Float32Array };
   memory: { args: Record<never, never>; result: MemoryUse };
   openIndex: {
-    args: { name: string; onMismatch: OnMismatch };
+    /** `identity` stands in for the model, where none is loaded. */
+    args: { name: string; onMismatch: OnMismatch; identity?: Identity };
     result: { index: number; size: number; rebuilt: boolean };
   };
   /** Positions of the entries that the index lacks or holds in another version. */
   missing: { args: { index: number; entries: EntryKey[] }; result: number[] };
-  add: { args: { index: number; entry: EntryKey; picture: SentPicture }; result: { size: number } };
+  /** Adds a picture, or one's vector. */
+  add: { args: { index: number; entry: EntryKey } & SentVector; result: { size: number } };
   remove: { args: { index: number; paths: string[] }; result: { removed: number; size: number } };
   clear: { args: { index: number }; result: { size: number } };
   paths: { args: { index: number }; result: string[] };
   search: { args: { index: number; query: SentQuery; k: number }; result: SearchHit[] };
   save: { args: { index: number }; result: { persistent: boolean } };
   closeIndex: { args: { index: number }; result: undefined };
-  loadCaptioner: { args: LoadArgs; result: ModelInfo };
+  loadCaptioner: { args: LoadArgs; result: WriterInfo };
   loadGenerator: { args: LoadArgs; result: GeneratorInfo };
   /** Begins a caption, and gives the number of its stream. */
-  caption: { args: { picture: SentPicture; wishes: WritingWishes }; result: { stream: number } };
+  caption: { args: { picture: SentPicture; wishes: SentWishes }; result: { stream: number } };
   /** Begins a text, and gives the number of its stream. */
-  write: { args: { prompt: SentPrompt; wishes: WritingWishes }; result: { stream: number } };
+  write: { args: { prompt: SentPrompt; wishes: SentWishes }; result: { stream: number } };
   /** The next piece of a stream. One without a piece is the last. */
   nextPiece: { args: { stream: number }; result: WritingStep };
   /** Ends a stream early; its memory is free when the answer comes. */

@@ -4,6 +4,7 @@
 
 import { type LoadedModel, type LoadOptions, loadModel, Model } from "./loading.js";
 import type { GeneratorInfo, SentPrompt } from "./protocol.js";
+import { type Remote, relay } from "./relay.js";
 import { readAll, TextStream, type WritingOptions, type Written, wishesOf } from "./text-stream.js";
 import type { ChatMessage } from "./wasm.js";
 
@@ -18,18 +19,26 @@ export async function loadTextGenerator(
   model: string | URL,
   options: LoadOptions = {},
 ): Promise<TextGenerator> {
-  return new TextGenerator(await loadModel("loadGenerator", model, options));
+  const loaded = await loadModel("loadGenerator", model, options, ({ tokenizer = "" }, url) => ({
+    device: "server",
+    adapter: url,
+    tokenizer,
+    canChat: true,
+  }));
+  return new TextGenerator(loaded);
 }
 
 /** A loaded language model. Make one with {@link loadTextGenerator}; free it with {@link TextGenerator.dispose}. */
 export class TextGenerator extends Model {
   /** Whether the model takes conversations: its folder has a chat template. */
   readonly canChat: boolean;
+  readonly #tokenizer: string;
 
   /** @internal */
   constructor(loaded: LoadedModel<GeneratorInfo>) {
     super(loaded);
     this.canChat = loaded.info.canChat;
+    this.#tokenizer = loaded.info.tokenizer;
   }
 
   /** What the model writes. */
@@ -39,15 +48,28 @@ export class TextGenerator extends Model {
 
   /** What the model writes, piece by piece. */
   stream(prompt: Prompt, options: WritingOptions = {}): TextStream {
-    const wishes = wishesOf(options);
     const sent: SentPrompt =
       typeof prompt === "string"
         ? { text: prompt }
         : { messages: prompt.map(({ role, content }) => ({ role, content })) };
-    return new TextStream(
-      this.client,
-      (signal) => this.client.call("write", { prompt: sent, wishes }, { signal }),
-      options.signal,
-    );
+    const begin = relay({
+      model: this,
+      tokenizer: this.#tokenizer,
+      wishes: wishesOf(options),
+      here: (wishes, signal) => this.client.call("write", { prompt: sent, wishes }, { signal }),
+      remote: this.#asChat(sent),
+    });
+    return new TextStream(begin, options.signal);
+  }
+
+  /** The prompt for a server, which continues a text as it stands only for models without a template. */
+  #asChat(sent: SentPrompt): Remote | undefined {
+    if ("text" in sent) {
+      return this.canChat
+        ? undefined
+        : { messages: [{ role: "user", content: sent.text }], bytes: sent.text.length };
+    }
+    const bytes = sent.messages.reduce((sum, { content }) => sum + content.length, 0);
+    return { messages: sent.messages, bytes };
   }
 }

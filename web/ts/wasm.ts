@@ -30,14 +30,14 @@ export interface DualTowerHandle extends ModelHandle {
 
 /** A captioner. */
 export interface CaptionerHandle extends ModelHandle {
-  caption(picture: Pixels, wishes: WritingWishes): Promise<TextStreamHandle>;
+  caption(picture: Pixels, wishes: SentWishes): Promise<TextStreamHandle>;
 }
 
 /** A text generator. */
 export interface TextGeneratorHandle extends ModelHandle {
   canChat(): boolean;
-  complete(prompt: string, wishes: WritingWishes): Promise<TextStreamHandle>;
-  chat(messages: ChatMessage[], wishes: WritingWishes): Promise<TextStreamHandle>;
+  complete(prompt: string, wishes: SentWishes): Promise<TextStreamHandle>;
+  chat(messages: ChatMessage[], wishes: SentWishes): Promise<TextStreamHandle>;
 }
 
 /** A text while it is written. */
@@ -52,6 +52,8 @@ export interface TextStreamHandle {
 export interface WritingStep {
   /** The next piece of text, or `null` at the end. */
   piece: string | null;
+  /** The ids of the tokens that this step added. */
+  tokens: ArrayLike<number>;
   promptTokens: number;
   completionTokens: number;
   /** Why the text ended, once it has. */
@@ -81,6 +83,12 @@ export interface WritingWishes {
   repetitionPenalty?: number;
   /** Makes chance repeatable. */
   seed?: number;
+}
+
+/** Wishes, and what of the text is there already: tokens of the same tokenizer, or words. */
+export interface SentWishes extends WritingWishes {
+  resumeTokens?: number[];
+  resumeText?: string;
 }
 
 type Loader<Handle> = {

@@ -4,15 +4,16 @@
 
 import { RunError, throwIfAborted } from "./errors.js";
 import { type Context, ModelSlot, type SlotNeeds } from "./model-slot.js";
+import type { Work } from "./offload/policy.js";
 import type { Pixels } from "./picture.js";
-import type { GeneratorInfo, LoadArgs, ModelInfo, SentPrompt } from "./protocol.js";
+import type { GeneratorInfo, LoadArgs, SentPrompt, WriterInfo } from "./protocol.js";
 import type {
   CaptionerHandle,
   ModelHandle,
+  SentWishes,
   TextGeneratorHandle,
   TextStreamHandle,
   WritingStep,
-  WritingWishes,
 } from "./wasm.js";
 
 /** Holds the model and its streams. A stream goes by the number of the request that began it. */
@@ -44,24 +45,30 @@ export class WriterHost {
     return this.#slot?.current;
   }
 
-  async loadCaptioner(args: LoadArgs, context: Context): Promise<ModelInfo> {
+  async loadCaptioner(args: LoadArgs, context: Context): Promise<WriterInfo> {
     const info = await this.#captioner.load(args, context);
     this.#slot = this.#captioner;
-    return info;
+    const side = 32;
+    const rgba = new Uint8ClampedArray(side * side * 4).fill(128);
+    const probe = (captioner: CaptionerHandle): Promise<TextStreamHandle> =>
+      captioner.caption({ width: side, height: side, rgba }, PROBE);
+    const probed = args.probe ? await timed(this.#captioner, probe, context) : undefined;
+    const { tokenizer } = this.#captioner;
+    return { ...info, tokenizer, ...(probed && { probed }) };
   }
 
   async loadGenerator(args: LoadArgs, context: Context): Promise<GeneratorInfo> {
     const info = await this.#generator.load(args, context);
     this.#slot = this.#generator;
-    return { ...info, canChat: this.#generator.current.canChat() };
+    const probe = (generator: TextGeneratorHandle): Promise<TextStreamHandle> =>
+      generator.complete("a b c d e f g h", PROBE);
+    const probed = args.probe ? await timed(this.#generator, probe, context) : undefined;
+    const { current, tokenizer } = this.#generator;
+    return { ...info, tokenizer, canChat: current.canChat(), ...(probed && { probed }) };
   }
 
   /** Begins a caption. A model whose GPU was lost is built again, and the caption begun there. */
-  async caption(
-    pixels: Pixels,
-    wishes: WritingWishes,
-    context: Context,
-  ): Promise<{ stream: number }> {
+  async caption(pixels: Pixels, wishes: SentWishes, context: Context): Promise<{ stream: number }> {
     const begin = (captioner: CaptionerHandle): Promise<TextStreamHandle> =>
       captioner.caption(pixels, wishes);
     return this.#keep(await this.#captioner.run(begin, { ...context, urgent: false }), context);
@@ -70,7 +77,7 @@ export class WriterHost {
   /** Begins a text. */
   async write(
     prompt: SentPrompt,
-    wishes: WritingWishes,
+    wishes: SentWishes,
     context: Context,
   ): Promise<{ stream: number }> {
     const begin = (generator: TextGeneratorHandle): Promise<TextStreamHandle> =>
@@ -121,5 +128,26 @@ export class WriterHost {
     }
     throwIfAborted(signal);
     return { stream: id };
+  }
+}
+
+/** Two tokens tell what a prompt takes and what a token does. */
+const PROBE: SentWishes = { maxNewTokens: 2 };
+
+async function timed<Handle extends ModelHandle>(
+  slot: ModelSlot<Handle>,
+  begin: (handle: Handle) => Promise<TextStreamHandle>,
+  { signal }: Context,
+): Promise<Partial<Record<Work, number>>> {
+  const started = performance.now();
+  const stream = await slot.run(begin, { signal, urgent: false });
+  try {
+    await slot.step(() => stream.next(), signal);
+    const first = performance.now();
+    await slot.step(() => stream.next(), signal);
+    return { prompt: first - started, token: performance.now() - first };
+  } finally {
+    await stream.close();
+    stream.free();
   }
 }

@@ -36,7 +36,9 @@ Tasks:
                 --check            instead drive the page in headless Chromium, print the result as JSON
                                    and fail if more than two searches miss
                 --device DEVICE    for --check: auto, wasm or webgpu (default: auto)
-                --screenshot FILE  for --check: save a picture of the page
+                --server URL       let the page speak to this server, if its visitor allows it
+                --check-server     drive the page with a server that is killed in the middle of an answer
+                --screenshot FILE  for both checks: save a picture of the page
   bench cpu   Measure full-size CLIP ViT-B/32, MiniLM, ResNet-50 and MobileCLIP-S0, in turns with ONNX Runtime (Python;
               LENSLET_PYTHON names one that has it), tract, rten and wonnx (cargo builds them, in some minutes)
   bench web   Measure the same on WASM in headless Chromium, one thread, in turns with onnxruntime-web (npm installs it)
@@ -149,6 +151,8 @@ fn demo(parser: &mut lexopt::Parser) -> Result<Task, lexopt::Error> {
     while let Some(arg) = parser.next()? {
         match arg {
             Long("check") => options.check = true,
+            Long("check-server") => options.check_server = true,
+            Long("server") => options.server = Some(parser.value()?.string()?),
             Long("device") => options.device = parser.value()?.parse()?,
             Long("screenshot") => options.screenshot = Some(PathBuf::from(parser.value()?)),
             Long("port") => options.port = parser.value()?.parse()?,
@@ -157,8 +161,12 @@ fn demo(parser: &mut lexopt::Parser) -> Result<Task, lexopt::Error> {
             other => return Err(other.unexpected()),
         }
     }
-    if !options.check && (options.screenshot.is_some() || options.device != Device::Auto) {
-        return Err("--screenshot and --device are for demo --check".into());
+    let checks = options.check || options.check_server;
+    if (!checks && options.screenshot.is_some()) || (!options.check && options.device != Device::Auto) {
+        return Err("--device is for demo --check, --screenshot for both checks".into());
+    }
+    if options.check && options.check_server {
+        return Err("--check and --check-server are two checks; choose one".into());
     }
     Ok(Task::Demo(options))
 }
@@ -228,6 +236,14 @@ mod tests {
             panic!("demo does not parse");
         };
         assert!(demo.check && demo.device == Device::WebGpu && demo.port == 80);
+        let Ok(Task::Demo(demo)) = parse_words("demo --server http://localhost:8080") else {
+            panic!("demo --server does not parse");
+        };
+        assert_eq!(demo.server.as_deref(), Some("http://localhost:8080"));
+        let Ok(Task::Demo(demo)) = parse_words("demo --check-server --screenshot a.png") else {
+            panic!("demo --check-server does not parse");
+        };
+        assert!(demo.check_server && !demo.check && demo.screenshot.is_some());
         let Ok(Task::Test(test)) = parse_words("test --only fmt --only doc") else {
             panic!("test does not parse");
         };
@@ -250,6 +266,8 @@ mod tests {
             "demo --port ninety",
             "demo --device cuda",
             "demo --screenshot a.png",
+            "demo --check --check-server",
+            "demo --check-server --device wasm",
             "suite --device auto",
             "pictures --device auto",
             "bench",

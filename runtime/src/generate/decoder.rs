@@ -10,7 +10,7 @@ use super::sampler::{HISTORY, LOG_PROBABILITY, PARAMS, TOKEN, append_sampler};
 use super::sampling::Sampling;
 use super::state::State;
 use super::trim;
-use crate::graph::{Graph, ValueId};
+use crate::graph::{Graph, Op, ValueId};
 use crate::optimize::{OptimizeError, optimize, share_constants};
 use crate::plan::{Held, Ports, Reading};
 use crate::tensor::{Bool, DType, Tensor, TensorError};
@@ -162,6 +162,12 @@ impl Decoder {
             embedder.ok_or_else(|| DecoderError::Mismatch("there is no graph of token embeddings".into()))?;
         self.check_tokens(tokens)?;
         embedder.run(tokens, batch).await
+    }
+
+    /// Whether the graph finds the scale of its activations while it runs, one for all positions of a call. What it gives for a
+    /// position then depends on the others that share its call.
+    pub fn quantizes_while_running(&self) -> bool {
+        self.next.session.operators().any(|op| matches!(op, Op::DynamicQuantizeLinear))
     }
 
     /// Whether the decoder attends to what an encoder gave.

@@ -79,6 +79,11 @@ impl State {
         mask
     }
 
+    /// Counts calls that were made for this text elsewhere, so that chance goes on where it was.
+    pub(crate) fn count_calls(&mut self, calls: usize) {
+        self.calls += calls;
+    }
+
     pub(super) fn accept(&mut self, mask: Vec<Vec<bool>>, positions: usize) {
         self.mask = mask;
         self.positions += positions;

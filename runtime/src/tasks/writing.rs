@@ -25,8 +25,8 @@ use super::image::ImageError;
 use super::text::TextError;
 use crate::error::RunError;
 use crate::generate::{
-    BeamGeneration, BeamOptions, Decoder, DecoderError, DetokenizeError, GenerateOptions, Generation, Prompt, Sampling,
-    SamplingError, State, StopError,
+    BeamGeneration, BeamOptions, Decoder, DecoderError, DetokenizeError, Feed, GenerateOptions, Generation, Prompt,
+    Sampling, SamplingError, State, StopError,
 };
 #[cfg(feature = "chat")]
 use crate::generate::{ChatError, ChatFiles, ChatTemplate};
@@ -77,6 +77,12 @@ pub enum WritingError {
     /// The image encoder.
     #[error("the image encoder failed: {0}")]
     Encoder(#[from] RunError),
+    /// Beam search decides on the whole text at its end, so it cannot have begun elsewhere.
+    #[error("{beams} beams cannot go on with a text that was begun elsewhere; leave them out")]
+    BeamsAndResume {
+        /// Beams asked for.
+        beams: usize,
+    },
     /// A file of the folder does not say what is needed.
     #[error("{0}")]
     Incomplete(String),
@@ -97,6 +103,7 @@ impl WritingError {
             Self::Image(e) => e.kind(),
             Self::ImageToken { .. } => "question_image_token",
             Self::BeamsAndTemperature { .. } => "beams_and_temperature",
+            Self::BeamsAndResume { .. } => "beams_and_resume",
             Self::Encoder(e) => e.kind(),
             Self::Incomplete(_) => "model_incomplete",
         }
@@ -135,6 +142,17 @@ pub struct WritingOptions {
     pub beams: Option<usize>,
     /// See [`BeamOptions::length_penalty`].
     pub length_penalty: Option<f32>,
+    /// What of the text was written elsewhere, and is shown already. It counts as written, and is not given out again.
+    pub resume: Option<Resume>,
+}
+
+/// The beginning of a text that goes on here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Resume {
+    /// Its tokens, where a model with the same tokenizer wrote them.
+    Tokens(Vec<u32>),
+    /// Its words, where another model did.
+    Text(String),
 }
 
 /// The folder's chat template, if it has one.
@@ -170,8 +188,9 @@ impl Writer {
     fn beams(&self, asked: &WritingOptions, options: &GenerateOptions) -> Result<Option<BeamOptions>, WritingError> {
         let greedy = options.sampling.is_greedy();
         let beams = match asked.beams {
-            // The folder's beams are for its own way of choosing; a caller who draws has left that.
-            None if greedy => self.settings.generation.num_beams.unwrap_or(1),
+            Some(beams) if beams > 1 && asked.resume.is_some() => return Err(WritingError::BeamsAndResume { beams }),
+            // The folder's beams are for its own way of choosing; a caller who draws, or goes on with a text, has left that.
+            None if greedy && asked.resume.is_none() => self.settings.generation.num_beams.unwrap_or(1),
             None => 1,
             Some(beams) => beams,
         };
@@ -193,16 +212,24 @@ impl Writer {
         }))
     }
 
-    /// Begins the text behind `prompt`, which goes on from `state`. Of the prompt, `counted` tokens are its usage.
+    /// Begins the text behind `prompt`, which goes on from `state`. Of the prompt, `counted` tokens are its usage. `pieces` is
+    /// at the beginning of the text.
     pub(crate) async fn begin(
         &self,
-        state: State,
-        prompt: Prompt,
+        mut state: State,
+        mut prompt: Prompt,
         counted: usize,
-        options: GenerateOptions,
+        mut options: GenerateOptions,
         asked: &WritingOptions,
+        mut pieces: Pieces,
     ) -> Result<TextStream<'_>, WritingError> {
         let decoder = &self.decoder;
+        let written = self.settings.resumed(asked)?;
+        pieces.resume(&written)?;
+        if !written.is_empty() {
+            options.max_new_tokens = options.max_new_tokens.saturating_sub(written.len());
+            prompt = self.read_again(&mut state, prompt, &written).await?;
+        }
         let source = match self.beams(asked, &options)? {
             Some(beams) => {
                 let penalty = options.sampling.repetition_penalty;
@@ -210,6 +237,32 @@ impl Writer {
             }
             None => stream::Source::Steps(Generation::begin(decoder, state, prompt, options).await?),
         };
-        TextStream::new(source, self.settings.tokenizer.clone(), &asked.stop, counted)
+        Ok(TextStream::new(source, pieces, written, counted))
+    }
+
+    /// The pieces of a text that is about to begin.
+    pub(crate) fn pieces(&self, asked: &WritingOptions) -> Result<Pieces, WritingError> {
+        Pieces::new(self.settings.tokenizer.clone(), &asked.stop)
+    }
+
+    /// Reads a prompt and the beginning of its text into `state`, all but the part behind which the next token stands: that
+    /// is returned.
+    async fn read_again(&self, state: &mut State, prompt: Prompt, written: &[u32]) -> Result<Prompt, WritingError> {
+        let decoder = &self.decoder;
+        state.reserve(state.positions() + prompt.tokens.len() + written.len());
+        let feed = Feed { tokens: Some(&prompt.tokens), embeddings: prompt.embeddings, mask: None };
+        decoder.run(state, feed).await?;
+        let mut before = [prompt.before, prompt.tokens].concat();
+        let mut rest = written;
+        // One scale for several tokens would give other numbers than were there when each was written by itself.
+        while let ([token, behind @ ..], true) = (rest, decoder.quantizes_while_running() && rest.len() > 1) {
+            decoder.run(state, Feed::tokens(&[*token])).await?;
+            before.push(*token);
+            rest = behind;
+        }
+        // The prompt's own call is behind; the next one chooses the token behind all that are written.
+        let calls = rest.len() - 1;
+        state.count_calls(calls);
+        Ok(Prompt { tokens: rest.to_vec(), embeddings: None, before })
     }
 }

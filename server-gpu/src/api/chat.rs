@@ -11,6 +11,7 @@ use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream;
+use lenslet::tasks::writing::Resume;
 use serde_json::{Map, Value, json};
 
 use super::body::{self, optional, string};
@@ -23,6 +24,9 @@ use crate::schedule::decode::Writing;
 
 /// Pictures of one conversation; models here look at one.
 const MAX_PICTURES: usize = 16;
+
+/// Bytes of a token's text at most, when a text is measured before it is tokenized.
+const MOST_TOKEN: usize = 64;
 
 /// Turns of one conversation.
 const MAX_TURNS: usize = 1024;
@@ -118,6 +122,7 @@ impl Request {
         let (temperature, top_p) = (number("temperature", 0.0..=2.0)?, number("top_p", 0.0..=1.0)?);
         let seed = optional(object, "seed", "a whole number", |v| v.as_u64().or(v.as_i64().map(|n| n as u64)))?;
         let stop = stop_strings(object)?;
+        let resume = resume(object, most)?;
         let (turns, pictures) = messages(object)?;
         let max_tokens = max_tokens.map_or(most, |n| usize::try_from(n).unwrap_or(usize::MAX).min(most));
         // What the request leaves open is the model folder's to say.
@@ -129,6 +134,7 @@ impl Request {
             top_p,
             seed,
             stop,
+            resume,
             ..ChatPrompt::default()
         };
         Ok(Request { model, prompt, pictures, stream, usage })
@@ -143,6 +149,33 @@ fn stop_strings(object: &Map<String, Value>) -> Result<Vec<String>, ServeError> 
         one => text(one).map(|text| vec![text]),
     })?;
     Ok(list.unwrap_or_default())
+}
+
+/// Where the answer goes on: behind the tokens, or the words, of one that was cut. They are not sent again.
+fn resume(object: &Map<String, Value>, most: usize) -> Result<Option<Resume>, ServeError> {
+    let Some(own) = optional(object, "lenslet", "an object", Value::as_object)? else { return Ok(None) };
+    let at = |e: ServeError| e.at("lenslet");
+    let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+    let expected = "a list of token ids";
+    let read = |value: &Value| value.as_array()?.iter().map(id).collect::<Option<Vec<u32>>>();
+    let tokens = optional(own, "resume_tokens", expected, read).map_err(at)?;
+    let text = optional(own, "resume_text", "a text", Value::as_str).map_err(at)?;
+    match (tokens, text) {
+        (Some(_), Some(_)) => {
+            let what = "resume_tokens and resume_text say the same; leave one out";
+            Err(at(ServeError::bad_request("invalid_value", what)))
+        }
+        (Some(tokens), None) if tokens.len() > most => {
+            let what = format!("{} resumed tokens are more than the limit of {most}", tokens.len());
+            Err(at(ServeError::new(Reason::TooLarge, "text_too_long", what)))
+        }
+        (None, Some(text)) if text.len() > most.saturating_mul(MOST_TOKEN) => {
+            let what = format!("a resumed text of {} bytes is longer than {most} tokens can be", text.len());
+            Err(at(ServeError::new(Reason::TooLarge, "text_too_long", what)))
+        }
+        (Some(tokens), None) => Ok(Some(Resume::Tokens(tokens))),
+        (None, text) => Ok(text.map(|text| Resume::Text(text.to_owned()))),
+    }
 }
 
 /// The turns, and the files of their pictures.

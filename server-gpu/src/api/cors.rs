@@ -9,6 +9,9 @@ use super::gate::{PRIORITY, REQUEST_ID, TIMEOUT};
 use super::jobs::IDEMPOTENCY_KEY;
 use crate::oip::HEADER_LENGTH;
 
+/// How long the answer took to compute, as W3C's Server Timing writes it.
+pub(super) const SERVER_TIMING: &str = "server-timing";
+
 /// How long a browser may remember what it was told.
 const MAX_AGE: Duration = Duration::from_secs(3600);
 
@@ -31,7 +34,9 @@ pub(super) fn layer(origins: &[String]) -> CorsLayer {
                 .chain(OPENAI.map(HeaderName::from_static))
                 .collect::<Vec<_>>(),
         )
-        .expose_headers([header::RETRY_AFTER].into_iter().chain(seen).collect::<Vec<_>>())
+        .expose_headers(
+            [header::RETRY_AFTER, HeaderName::from_static(SERVER_TIMING)].into_iter().chain(seen).collect::<Vec<_>>(),
+        )
         .max_age(MAX_AGE)
 }
 

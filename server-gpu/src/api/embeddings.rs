@@ -1,15 +1,18 @@
 //! `/v1/embeddings`.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::Json;
 use axum::extract::State;
+use axum::response::IntoResponse;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use lenslet::tasks::pooling::normalise;
 use serde_json::{Value, json};
 
+use super::cors::SERVER_TIMING;
 use super::input::{Bounds, Encoding, Request};
 use super::{body, multipart};
 use crate::app::App;
@@ -22,7 +25,7 @@ use crate::hosted::Hosted;
 pub(super) async fn embeddings(
     State(app): State<Arc<App>>,
     request: axum::extract::Request,
-) -> Result<Json<Value>, ServeError> {
+) -> Result<impl IntoResponse, ServeError> {
     let (head, body) = request.into_parts();
     let limits = &app.config.limits;
     let bounds = Bounds { inputs: limits.max_inputs, text_bytes: limits.max_text_bytes };
@@ -33,6 +36,8 @@ pub(super) async fn embeddings(
     } else {
         Request::parse(&body::json_object(&app, &mut read.share, &read.bytes)?, bounds)?
     };
+    // What comes before is the time of the connection.
+    let started = Instant::now();
     let model = models.get(&request.model)?;
     let dimensions = dimensions(model, request.dimensions)?;
     all_known(&app, model, &request.inputs).await?;
@@ -63,13 +68,16 @@ pub(super) async fn embeddings(
             json!({ "object": "embedding", "index": index, "embedding": vector })
         })
         .collect();
-    Ok(Json(json!({
+    let answer = Json(json!({
         "object": "list",
         "data": data,
         "model": model.name,
         "usage": { "prompt_tokens": tokens, "total_tokens": tokens },
         "lenslet": { "fingerprint": model.fingerprint },
-    })))
+    }));
+    // Clients tell by it what the connection costs and what the model does.
+    let took = format!("compute;dur={:.1}", started.elapsed().as_secs_f64() * 1e3);
+    Ok(([(SERVER_TIMING, took)], answer))
 }
 
 /// The length that vectors are to have.

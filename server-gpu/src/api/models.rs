@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
+use lenslet::tasks::classify::Scoring;
 use serde_json::{Value, json};
 
 use crate::app::App;
@@ -45,6 +46,15 @@ fn describe(model: &Hosted) -> Value {
         "engine": model.engine.name(),
         "device": model.engine.device(),
     });
+    if let Some(tokenizer) = &model.tokenizer {
+        own["tokenizer"] = tokenizer.clone().into();
+    }
+    if let Some(scoring) = model.scoring {
+        own["scoring"] = match scoring {
+            Scoring::Softmax { scale } => json!({ "scale": scale }),
+            Scoring::Sigmoid { scale, bias } => json!({ "scale": scale, "bias": bias }),
+        };
+    }
     if let Some(dimensions) = model.dimensions {
         own["dimensions"] = dimensions.into();
         own["fingerprint"] = model.fingerprint.clone().into();

@@ -165,6 +165,7 @@ fn schemas(app: &App) -> Value {
     let hash = json!({ "type": "string", "pattern": "^[0-9a-fA-F]{64}$" });
     let hash_part = object(json!({ "type": { "const": "image_sha256" }, "sha256": hash }), &["type", "sha256"]);
     let ids = json!({ "type": "array", "items": { "type": "integer", "minimum": 0 }, "minItems": 1 });
+    let ids_or_none = json!({ "type": "array", "items": { "type": "integer", "minimum": 0 } });
     let input = json!({ "anyOf": [text, ids, text_part, image_url, hash_part] });
     let inputs = json!({ "type": "array", "items": input, "minItems": 1, "maxItems": limits.max_inputs });
     let job_inputs = json!({ "type": "array", "items": input, "minItems": 1, "maxItems": app.config.jobs.max_inputs });
@@ -250,6 +251,7 @@ fn schemas(app: &App) -> Value {
                 "top_p": { "type": "number", "minimum": 0, "maximum": 1 },
                 "seed": { "type": "integer" },
                 "n": { "const": 1 },
+                "lenslet": object(json!({ "resume_tokens": ids_or_none, "resume_text": { "type": "string" } }), &[]),
                 "stop": { "anyOf": [{ "type": "string", "minLength": 1 }, { "type": "array", "items": { "type": "string", "minLength": 1 }, "maxItems": 16 }] },
             }),
             &["model", "messages"],

@@ -131,7 +131,9 @@ pub(crate) fn writing_error(error: WritingError) -> ServeError {
     let (kind, message) = (error.kind(), error.to_string());
     match error {
         WritingError::Encoder(error) => run_error(error),
-        WritingError::Decoder(ref decoder) if decoder.kind() != "context_full" => ServeError::internal(kind, message),
+        WritingError::Decoder(ref decoder) if !matches!(decoder.kind(), "context_full" | "unknown_token") => {
+            ServeError::internal(kind, message)
+        }
         WritingError::Config(_) | WritingError::Detokenize(_) | WritingError::Incomplete(_) => {
             ServeError::internal(kind, message)
         }
@@ -247,7 +249,7 @@ impl Writing {
 /// Writes a text to its end.
 async fn write(mut stream: TextStream<'_>, table: &Table) {
     leave(table, Ok(Step::default())).await;
-    let mut told = 0;
+    let mut told = stream.tokens().len();
     loop {
         let piece = stream.next().await;
         let usage = stream.usage();

@@ -81,6 +81,8 @@ pub struct Specs {
     pub towers: Vec<TowerSpec>,
     /// What it writes about, if it writes.
     pub writer: Option<WriterKind>,
+    /// SHA-256 of the `tokenizer.json` behind the engine, where the engine says so.
+    pub tokenizer: Option<String>,
     /// Whether the engine hands conversations on as they came ([`ChatPrompt::request`]): pictures are then not decoded here.
     pub hands_on: bool,
 }

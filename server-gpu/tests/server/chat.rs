@@ -84,6 +84,89 @@ fn captions_at_once_are_those_of_captions_in_turn() {
     });
 }
 
+/// Text and tokens of a stream's chunks, and the completion tokens that its usage says.
+fn gathered(events: &[String]) -> (Vec<(String, Vec<u32>)>, u64) {
+    let chunks: Vec<Value> = events.iter().filter_map(|event| serde_json::from_str(event).ok()).collect();
+    let usage = chunks.iter().find_map(|chunk| chunk["usage"]["completion_tokens"].as_u64()).unwrap_or(0);
+    let piece = |chunk: &Value| {
+        let tokens = chunk["lenslet"]["tokens"].as_array()?;
+        let text = chunk["choices"][0]["delta"]["content"].as_str().unwrap_or_default();
+        Some((text.to_owned(), tokens.iter().filter_map(|id| Some(id.as_u64()? as u32)).collect()))
+    };
+    (chunks.iter().filter_map(piece).collect(), usage)
+}
+
+/// Cuts a caption behind each of its chunks and has it gone on with on a server: nothing is said twice, nothing is left out.
+pub(crate) fn resumes_everywhere(server: std::net::SocketAddr) {
+    let stream = json!({"stream": true, "stream_options": {"include_usage": true}});
+    assert!(resumes(server, &stream) > 3);
+    let drawn = (0..6).map(|seed| {
+        let mut drawn = stream.clone();
+        (drawn["temperature"], drawn["seed"], drawn["max_tokens"]) = (1.2.into(), seed.into(), 12.into());
+        resumes(server, &drawn)
+    });
+    assert!(drawn.max() > Some(3));
+}
+
+/// The number of chunks.
+fn resumes(server: std::net::SocketAddr, stream: &Value) -> usize {
+    let file = picture("emoji/1F32C.png");
+    block_on(async {
+        let (chunks, count) = gathered(&post(server, PATH, &caption_request(&file, stream)).await.events());
+        let whole: String = chunks.iter().map(|(text, _)| text.as_str()).collect();
+        for cut in 1..chunks.len() {
+            let shown: String = chunks[..cut].iter().map(|(text, _)| text.as_str()).collect();
+            let tokens: Vec<u32> = chunks[..cut].iter().flat_map(|(_, tokens)| tokens.clone()).collect();
+            let rest = |own: Value| {
+                let mut body = caption_request(&file, stream);
+                body["lenslet"] = own;
+                async move { gathered(&post(server, PATH, &body).await.events()) }
+            };
+            let (more, total) = rest(json!({"resume_tokens": tokens})).await;
+            let text: String = more.iter().map(|(text, _)| text.as_str()).collect();
+            assert_eq!((format!("{shown}{text}"), total), (whole.clone(), count), "cut at {cut}");
+            let all: Vec<u32> = tokens.into_iter().chain(more.into_iter().flat_map(|(_, tokens)| tokens)).collect();
+            assert_eq!(all, chunks.iter().flat_map(|(_, tokens)| tokens.clone()).collect::<Vec<u32>>());
+            // Another tokenizer may cut the words elsewhere; what is shown is not said again all the same.
+            let (more, _) = rest(json!({"resume_text": shown})).await;
+            let text: String = more.iter().map(|(text, _)| text.as_str()).collect();
+            assert!(!text.starts_with(shown.trim()) || shown.trim().is_empty(), "{shown:?} then {text:?}");
+        }
+        chunks.len()
+    })
+}
+
+#[test]
+fn a_caption_that_was_cut_goes_on_behind_what_was_shown() {
+    resumes_everywhere(shared());
+}
+
+#[test]
+fn what_cannot_be_resumed_is_refused() {
+    let file = picture("emoji/1F34E.png");
+    block_on(async {
+        let cases = [
+            (json!({"resume_tokens": [1], "resume_text": "a"}), "invalid_value"),
+            (json!({"resume_tokens": ["a"]}), "invalid_type"),
+            (json!({"resume_tokens": [4_000_000_000u32]}), "unknown_token"),
+            (json!({"resume_tokens": vec![5; 500]}), "context_full"),
+            (json!("resume"), "invalid_type"),
+        ];
+        for (own, code) in cases {
+            let answer = post(shared(), PATH, &caption_request(&file, &json!({"lenslet": own}))).await;
+            assert_eq!((answer.status, answer.code().as_str()), (StatusCode::BAD_REQUEST, code), "{own}");
+        }
+        let long = json!({"lenslet": {"resume_text": "a".repeat(1 << 20)}});
+        let answer = post(shared(), PATH, &caption_request(&file, &long)).await;
+        assert_eq!((answer.status, answer.code().as_str()), (StatusCode::PAYLOAD_TOO_LARGE, "text_too_long"));
+        // A text that has as many tokens as it may is over.
+        let more = json!({"max_tokens": 2, "lenslet": {"resume_tokens": [5, 6]}});
+        let over = post(shared(), PATH, &caption_request(&file, &more)).await.json();
+        assert_eq!(over["choices"][0]["finish_reason"], "length");
+        assert_eq!(over["choices"][0]["message"]["content"], "");
+    });
+}
+
 #[test]
 fn max_tokens_and_stop_end_a_caption() {
     let file = picture("emoji/1F34E.png");

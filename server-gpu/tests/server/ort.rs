@@ -117,3 +117,9 @@ fn a_library_without_cuda_is_an_error_where_cuda_is_asked_for() {
     assert_eq!(error.code, "ort_provider");
     assert!(error.message.contains("emoji-clip") && error.message.contains("--device cpu"), "{error}");
 }
+
+#[test]
+fn a_caption_that_was_cut_goes_on_in_onnx_runtime() {
+    let Some(ort) = ort() else { return };
+    crate::chat::resumes_everywhere(ort);
+}

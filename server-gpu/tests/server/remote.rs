@@ -65,6 +65,14 @@ fn a_caption_through_two_servers_is_that_of_one() {
 }
 
 #[test]
+fn a_caption_goes_on_through_two_servers() {
+    let models = |at| async move { get(at, "/v1/models/emoji-captioner").await.json()["lenslet"]["tokenizer"].clone() };
+    let (a, b) = block_on(async { (models(chained()).await, models(shared()).await) });
+    assert!(a.as_str().is_some_and(|digest| digest.len() == 64) && a == b, "{a} {b}");
+    crate::chat::resumes_everywhere(chained());
+}
+
+#[test]
 fn what_the_server_behind_refuses_is_refused_here() {
     block_on(async {
         let words = json!({"model": "emoji-captioner", "messages": [{"role": "user", "content": "hi"}]});

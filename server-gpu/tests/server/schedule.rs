@@ -33,7 +33,7 @@ impl Doubler {
         assert!(tower.joinable);
         tower.joinable = joinable;
         Arc::new(Doubler {
-            specs: Specs { towers: vec![tower], writer: Some(WriterKind::Text), hands_on: false },
+            specs: Specs { towers: vec![tower], writer: Some(WriterKind::Text), ..Specs::default() },
             permits: Semaphore::new(0),
             calls: Mutex::default(),
             steps: Mutex::default(),

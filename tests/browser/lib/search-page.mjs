@@ -4,10 +4,13 @@
 //                            data-gallery="photos|emoji"; ready means that the gallery is indexed
 //   [data-gallery-button=G]  shows gallery G
 //   input[type=search]       searches as one types
-//   #results                 data-query: the query whose results are shown; data-ms: how long it took
+//   #results                 data-query: the query whose results are shown; data-ms: how long it took;
+//                            data-answered-by="local|server", data-reason
+//   #server                  local, auto or server: who may answer; there if the page has a server
 //   #results [data-path]     one a tile, best first, with data-score; it opens the picture by itself
 //   [data-describe]          there, has the picture described
-//   .description             data-state="loading|writing|done|error"; .said holds the text
+//   .description             data-state="loading|writing|done|error", data-answered-by: who wrote, in turn; .said holds
+//                            the text, .by who wrote it in words
 
 const QUERY_TIMEOUT_MS = 60_000;
 const DESCRIBE_TIMEOUT_MS = 300_000;
@@ -61,6 +64,8 @@ export class SearchPage {
         top5: tiles.map((tile) => tile.dataset.path),
         scores: tiles.map((tile) => Number(tile.dataset.score)),
         ms: Number(results.dataset.ms),
+        by: results.dataset.answeredBy,
+        reason: results.dataset.reason,
       };
     });
   }
@@ -81,6 +86,16 @@ export class SearchPage {
       throw new Error(`the picture could not be described: ${await this.#page.innerText(".description")}`);
     }
     return (await this.#page.innerText(".description .said")).trim();
+  }
+
+  /** Says who may answer: `local`, `auto` or `server`. */
+  async answerBy(mode) {
+    await this.#page.selectOption("#server", mode);
+  }
+
+  /** Closes the picture that is open. */
+  async close() {
+    await this.#page.click("#detail .close");
   }
 
   /** Waits until pictures are loaded and movement has ended, for a screenshot. */

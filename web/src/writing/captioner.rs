@@ -63,7 +63,7 @@ impl CaptionerHandle {
         #[wasm_bindgen(unchecked_param_type = "{width: number, height: number, rgba: Uint8ClampedArray}")]
         picture: JsValue,
         #[wasm_bindgen(
-            unchecked_param_type = "{maxNewTokens?: number, stop?: string[], temperature?: number, topK?: number, topP?: number, repetitionPenalty?: number, seed?: number}"
+            unchecked_param_type = "{maxNewTokens?: number, stop?: string[], temperature?: number, topK?: number, topP?: number, repetitionPenalty?: number, seed?: number, resumeTokens?: number[], resumeText?: string}"
         )]
         wishes: JsValue,
     ) -> Result<TextStreamHandle, JsValue> {

@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use futures_channel::{mpsc, oneshot};
-use js_sys::Object;
+use js_sys::{Object, Uint32Array};
 use lenslet::tasks::writing::{TextStream, WritingError};
 use wasm_bindgen::JsValue;
 use wasm_bindgen::prelude::wasm_bindgen;
@@ -21,6 +21,8 @@ use crate::error::WebError;
 struct Step {
     /// The next piece of text; nothing at the end.
     piece: Option<String>,
+    /// The ids of the tokens that this step added.
+    tokens: Vec<u32>,
     prompt_tokens: usize,
     completion_tokens: usize,
     finish: Option<&'static str>,
@@ -84,16 +86,19 @@ impl TextStreamHandle {
 
 /// Answers until the text ends, a step fails or nobody asks any more. The stream is gone when it returns.
 async fn answer<M>(mut stream: TextStream<'_>, mut asked: mpsc::UnboundedReceiver<Question>, loaded: &Loaded<M>) {
+    let mut told = stream.tokens().len();
     while let Ok(question) = asked.recv().await {
         let step = stream.next().await.map_err(|error| loaded.device.explain(error)).map(|piece| {
             let usage = stream.usage();
             Step {
                 piece,
+                tokens: stream.tokens()[told..].to_vec(),
                 prompt_tokens: usage.prompt_tokens,
                 completion_tokens: usage.completion_tokens,
                 finish: stream.finish_reason(),
             }
         });
+        told = stream.tokens().len();
         let last = step.as_ref().map_or(true, |step| step.piece.is_none());
         let _ = question.send(step);
         if last {
@@ -109,15 +114,16 @@ fn closed() -> WebError {
 #[wasm_bindgen]
 impl TextStreamHandle {
     /// The next step: a piece of text, never empty and never half a character, or `null` at the end, which then says why
-    /// (`stop` or `length`); the tokens of prompt and text so far.
+    /// (`stop` or `length`); the ids of the tokens that it added; the number of tokens of prompt and text so far.
     #[wasm_bindgen(
-        unchecked_return_type = "{piece: string | null, promptTokens: number, completionTokens: number, finish: 'stop' | 'length' | null}"
+        unchecked_return_type = "{piece: string | null, tokens: Uint32Array, promptTokens: number, completionTokens: number, finish: 'stop' | 'length' | null}"
     )]
     pub async fn next(&self) -> Result<Object, JsValue> {
         let step = self.step().await?;
         let text = |text: Option<&str>| text.map_or(JsValue::NULL, JsValue::from_str);
         Ok(convert::object([
             ("piece", text(step.piece.as_deref())),
+            ("tokens", Uint32Array::from(step.tokens.as_slice()).into()),
             ("promptTokens", step.prompt_tokens.into()),
             ("completionTokens", step.completion_tokens.into()),
             ("finish", text(step.finish)),

@@ -64,7 +64,7 @@ impl TextGeneratorHandle {
         &self,
         prompt: String,
         #[wasm_bindgen(
-            unchecked_param_type = "{maxNewTokens?: number, stop?: string[], temperature?: number, topK?: number, topP?: number, repetitionPenalty?: number, seed?: number}"
+            unchecked_param_type = "{maxNewTokens?: number, stop?: string[], temperature?: number, topK?: number, topP?: number, repetitionPenalty?: number, seed?: number, resumeTokens?: number[], resumeText?: string}"
         )]
         wishes: JsValue,
     ) -> Result<TextStreamHandle, JsValue> {
@@ -79,7 +79,7 @@ impl TextGeneratorHandle {
         &self,
         #[wasm_bindgen(unchecked_param_type = "{role: string, content: string}[]")] messages: Array,
         #[wasm_bindgen(
-            unchecked_param_type = "{maxNewTokens?: number, stop?: string[], temperature?: number, topK?: number, topP?: number, repetitionPenalty?: number, seed?: number}"
+            unchecked_param_type = "{maxNewTokens?: number, stop?: string[], temperature?: number, topK?: number, topP?: number, repetitionPenalty?: number, seed?: number, resumeTokens?: number[], resumeText?: string}"
         )]
         wishes: JsValue,
     ) -> Result<TextStreamHandle, JsValue> {

@@ -235,6 +235,15 @@ pub(super) const STAGES: &[Stage] = &[
         counter: whole,
     },
     Stage {
+        name: "offload",
+        about: "the search page with a server, which is killed, in headless Chromium",
+        quick: false,
+        needs: &["build-web"],
+        requires: SEARCH_PAGE,
+        command: |_| xtask(&["demo", "--check-server"]),
+        counter: whole,
+    },
+    Stage {
         name: "pictures-wasm",
         about: "photographs and captions through the npm package on WASM, decoded by Chromium",
         quick: false,

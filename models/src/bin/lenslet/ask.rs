@@ -1,16 +1,16 @@
 //! `lenslet ask`: a question about a picture.
 
 use std::path::PathBuf;
-use std::time::Instant;
 
 use lenslet_models::answerer::load_answerer;
 use lenslet_models::catalog;
+use lenslet_models::client::ChatRequest;
 use lenslet_models::folder::ModelFolder;
 
 use crate::Outcome;
-use crate::context::{Context, PrecisionArg, read_picture};
+use crate::context::{Context, PrecisionArg, read_file, read_picture};
 use crate::failure::Failure;
-use crate::write::WriteArgs;
+use crate::write::{WriteArgs, Written};
 
 /// Answer a question about a picture.
 #[derive(clap::Args)]
@@ -41,10 +41,17 @@ pub(crate) fn run(context: &Context, args: &Args) -> Outcome {
             "name a folder with --model, such as a download of HuggingFaceTB/SmolVLM-256M-Instruct",
         )
     })?;
+    if let Some(client) = context.client()? {
+        args.precision.check_remote()?;
+        let picture = Some(read_file(&args.image)?);
+        let (model, question) = (model.to_owned(), Some(args.question.clone()));
+        let request = ChatRequest { model, question, picture, chosen: args.write.chosen()?, ..ChatRequest::default() };
+        return args.write.write_remote(context.json, &client, &request);
+    }
     let folder = ModelFolder::locate(model)?;
     let picture = read_picture(&args.image)?;
     let answerer = load_answerer(&folder, args.precision.into(), &context.options()?)?;
     let options = args.write.options(answerer.sampling().map_err(Failure::from)?);
     let stream = pollster::block_on(answerer.ask(&picture, &args.question, &options)).map_err(Failure::from)?;
-    args.write.write(context.json, folder.name(), stream, Instant::now())
+    args.write.write(context.json, folder.name(), Written::Here(Box::new(stream)))
 }

@@ -8,7 +8,7 @@ use lenslet::tasks::classify::{DEFAULT_TEMPLATE, prompt};
 use lenslet_models::dual::Need;
 use serde::Serialize;
 
-use crate::context::{Context, ModelArgs, picture_vector};
+use crate::context::{Context, ModelArgs};
 use crate::failure::Failure;
 use crate::{Outcome, output};
 
@@ -51,14 +51,11 @@ pub(crate) fn run(context: &Context, args: &Args) -> Outcome {
     }
     let mut model = args.model.load(context, Need::Both)?;
     let started = Instant::now();
-    let image = picture_vector(&model, &args.image)?;
+    let image = model.picture(&args.image)?;
     let prompts: Vec<String> = labels.iter().map(|label| prompt(&args.template, label)).collect();
     let prompts: Vec<&str> = prompts.iter().map(String::as_str).collect();
-    let vectors = pollster::block_on(async {
-        model.tower.settle_padding().await?;
-        model.tower.encode_texts(&prompts).await
-    })?;
-    let scores = model.scoring.probabilities(&image, &vectors).map_err(|error| {
+    let vectors = model.texts(&prompts)?;
+    let scores = model.scoring().probabilities(&image, &vectors).map_err(|error| {
         Failure::input(error.kind(), error, "the towers of this model do not belong together; choose another")
     })?;
     let ms = started.elapsed().as_secs_f64() * 1e3;
@@ -67,7 +64,7 @@ pub(crate) fn run(context: &Context, args: &Args) -> Outcome {
     scored.sort_by(|a, b| b.score.total_cmp(&a.score));
     if context.json {
         let image = args.image.display().to_string();
-        output::json(&Report { image, model: &model.name, ms, labels: scored })?;
+        output::json(&Report { image, model: model.name(), ms, labels: scored })?;
     } else {
         let mut text = String::new();
         for Scored { label, score } in &scored {

@@ -7,15 +7,17 @@ use lenslet::gpu::{Gpu, GpuOptions};
 use lenslet::tasks::image::{Pixels, decode};
 use lenslet::{CpuKernels, SessionOptions};
 use lenslet_models::catalog;
+use lenslet_models::client::Client;
 use lenslet_models::dual::{DualModel, Need};
 use lenslet_models::folder::{ModelFolder, Precision};
 
+use crate::encoder::{Encoder, Remote};
 use crate::failure::Failure;
 
 /// Options of every command.
 #[derive(Args)]
 pub(crate) struct GlobalArgs {
-    /// Where to run: auto, cpu or gpu. auto takes a real GPU if there is one
+    /// Where to run: auto, cpu, gpu or server:URL. auto takes a real GPU if there is one, and no server
     #[arg(long, global = true, default_value = "auto", value_parser = parse_device, value_name = "DEVICE")]
     device: Device,
     /// CPU threads; 0 means all cores
@@ -27,11 +29,13 @@ pub(crate) struct GlobalArgs {
 }
 
 /// Where to run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Device {
     Auto,
     Cpu,
     Gpu,
+    /// Its address.
+    Server(String),
 }
 
 fn parse_device(text: &str) -> Result<Device, String> {
@@ -39,10 +43,15 @@ fn parse_device(text: &str) -> Result<Device, String> {
         "auto" => Ok(Device::Auto),
         "cpu" => Ok(Device::Cpu),
         "gpu" => Ok(Device::Gpu),
-        _ if text.starts_with("server:") => Err("this version does not run models on a server; use cpu or gpu".into()),
-        _ => Err("expected auto, cpu or gpu".into()),
+        _ => match text.strip_prefix("server:") {
+            Some(url) => Client::new(url, None).map(|_| Device::Server(url.into())).map_err(|e| e.to_string()),
+            None => Err("expected auto, cpu, gpu or server:URL".into()),
+        },
     }
 }
+
+/// Where the key for a server is found: not on the command line, which others on this machine can read.
+const API_KEY: &str = "LENSLET_API_KEY";
 
 /// The model of a command.
 #[derive(Args)]
@@ -65,6 +74,17 @@ pub(crate) enum PrecisionArg {
     Q4,
 }
 
+impl PrecisionArg {
+    /// A server has each of its models in one precision.
+    pub(crate) fn check_remote(self) -> Result<(), Failure> {
+        if self == PrecisionArg::Auto {
+            return Ok(());
+        }
+        let what = "a server's models have the precision that it was started with";
+        Err(Failure::input("server_precision", what, "leave out --precision, or name another of its models"))
+    }
+}
+
 impl From<PrecisionArg> for Precision {
     fn from(argument: PrecisionArg) -> Self {
         match argument {
@@ -84,9 +104,21 @@ impl ModelArgs {
         Ok(ModelFolder::locate(self.model.as_deref().unwrap_or_else(default))?)
     }
 
-    /// Finds and loads the model.
-    pub(crate) fn load(&self, context: &Context, need: Need) -> Result<DualModel, Failure> {
-        Ok(DualModel::load(&self.folder()?, self.precision.into(), need, &context.options()?)?)
+    /// Finds and loads the model, or finds it on the server.
+    pub(crate) fn load(&self, context: &Context, need: Need) -> Result<Encoder, Failure> {
+        if let Some(client) = context.client()? {
+            return Ok(Encoder::There(self.remote(client)?));
+        }
+        let model = DualModel::load(&self.folder()?, self.precision.into(), need, &context.options()?)?;
+        Ok(Encoder::Here(Box::new(model)))
+    }
+
+    /// The model on a server.
+    pub(crate) fn remote(&self, client: Client) -> Result<Remote, Failure> {
+        self.precision.check_remote()?;
+        let default = || catalog::entries().first().map_or("", |entry| entry.name.as_str());
+        let tower = client.tower(self.model.as_deref().unwrap_or_else(default))?;
+        Ok(Remote { client, tower })
     }
 }
 
@@ -103,16 +135,27 @@ impl Context {
         Context { device: args.device, threads: args.threads, json: args.json }
     }
 
+    /// The server that is to run models, if there is one.
+    pub(crate) fn client(&self) -> Result<Option<Client>, Failure> {
+        let Device::Server(url) = &self.device else { return Ok(None) };
+        let key = std::env::var(API_KEY).ok().filter(|key| !key.is_empty());
+        Ok(Some(Client::new(url, key)?))
+    }
+
     /// How sessions run: opens the GPU if one is to be used.
     pub(crate) fn options(&self) -> Result<SessionOptions, Failure> {
         let open = |reject_software| {
             let options = GpuOptions { reject_software, ..GpuOptions::default() };
             pollster::block_on(Gpu::new(&options))
         };
-        let gpu = match self.device {
+        let gpu = match &self.device {
             Device::Cpu => None,
             Device::Gpu => Some(open(false)?),
             Device::Auto => open(true).ok(),
+            Device::Server(_) => {
+                let what = "this command runs on this machine only";
+                return Err(Failure::input("server_command", what, "use --device auto, cpu or gpu"));
+            }
         };
         Ok(SessionOptions { threads: self.threads, gpu, kernels: kernels()? })
     }
@@ -142,23 +185,14 @@ pub(crate) fn device_name(options: &SessionOptions) -> &'static str {
     if options.gpu.is_some() { "gpu" } else { "cpu" }
 }
 
+/// Reads a file.
+pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>, Failure> {
+    std::fs::read(path).map_err(|source| Failure::io(path, &source))
+}
+
 /// Reads and decodes a picture file.
 pub(crate) fn read_picture(path: &Path) -> Result<Pixels, Failure> {
-    let bytes = std::fs::read(path).map_err(|source| Failure::io(path, &source))?;
-    decode(&bytes).map_err(|source| Failure::picture(path, &source))
-}
-
-/// The vector of one picture file.
-pub(crate) fn picture_vector(model: &DualModel, path: &Path) -> Result<Vec<f32>, Failure> {
-    let pixels = read_picture(path)?;
-    let vectors = pollster::block_on(model.tower.encode_images(&[pixels]))?;
-    Ok(vectors.into_iter().next().unwrap_or_default())
-}
-
-/// The vector of one text.
-pub(crate) fn text_vector(model: &DualModel, text: &str) -> Result<Vec<f32>, Failure> {
-    let vectors = pollster::block_on(model.tower.encode_texts(&[text]))?;
-    Ok(vectors.into_iter().next().unwrap_or_default())
+    decode(&read_file(path)?).map_err(|source| Failure::picture(path, &source))
 }
 
 #[cfg(test)]
@@ -166,9 +200,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn devices_are_parsed_and_servers_refused() {
+    fn devices_are_parsed() {
         assert_eq!(parse_device("gpu"), Ok(Device::Gpu));
-        assert!(parse_device("server:http://localhost").unwrap_err().contains("does not run"));
+        let server = parse_device("server:http://localhost:8080");
+        assert_eq!(server, Ok(Device::Server("http://localhost:8080".into())));
+        assert!(parse_device("server:localhost").unwrap_err().contains("http://"));
         assert!(parse_device("tpu").is_err());
     }
 }

@@ -6,7 +6,7 @@ use lenslet::tasks::fingerprint::Fingerprint;
 use lenslet_models::dual::Need;
 use serde::Serialize;
 
-use crate::context::{Context, ModelArgs, picture_vector, text_vector};
+use crate::context::{Context, ModelArgs};
 use crate::{Outcome, output};
 
 /// Print the vector of a picture or of a text.
@@ -39,12 +39,12 @@ pub(crate) fn run(context: &Context, args: &Args) -> Outcome {
     let need = if args.image.is_some() { Need::Image } else { Need::Text };
     let model = args.model.load(context, need)?;
     let embedding = match &args.image {
-        Some(path) => picture_vector(&model, path)?,
-        None => text_vector(&model, args.text.as_deref().unwrap_or_default())?,
+        Some(path) => model.picture(path)?,
+        None => model.text(args.text.as_deref().unwrap_or_default())?,
     };
     if context.json {
         let dim = embedding.len();
-        output::json(&Report { model: &model.name, fingerprint: model.fingerprint, dim, embedding: &embedding })?;
+        output::json(&Report { model: model.name(), fingerprint: model.fingerprint(), dim, embedding: &embedding })?;
     } else {
         let lines: String = embedding.iter().map(|number| format!("{number}\n")).collect();
         output::text(&lines)?;

@@ -10,6 +10,7 @@ use lenslet::tasks::image::ImageError;
 use lenslet::tasks::index::IndexError;
 use lenslet::tasks::writing::WritingError;
 use lenslet_models::check::GoldenError;
+use lenslet_models::client::ClientError;
 use lenslet_models::dual::DualError;
 use lenslet_models::folder::FolderError;
 use lenslet_models::writing::WriterError;
@@ -72,6 +73,15 @@ impl Failure {
         Self::input(source.kind(), format_args!("{}: {source}", path.display()), advice)
     }
 
+    /// What a server says of a picture file.
+    pub(crate) fn of_picture(path: &std::path::Path, error: ClientError) -> Self {
+        if error.is_about_picture() {
+            let what = format!("{}: {error}", path.display());
+            return Self::input("server_rejected", what, "check that the file opens elsewhere, or convert it to PNG");
+        }
+        error.into()
+    }
+
     /// Prints two lines to stderr and gives the exit status.
     pub(crate) fn report(self) -> ExitCode {
         // If stderr is closed as well there is nobody left to tell.
@@ -95,6 +105,12 @@ impl Failure {
 
 impl From<FolderError> for Failure {
     fn from(error: FolderError) -> Self {
+        Failure::input(error.kind(), &error, error.advice())
+    }
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
         Failure::input(error.kind(), &error, error.advice())
     }
 }

@@ -1,15 +1,14 @@
 //! `lenslet generate`: text from a language model.
 
-use std::time::Instant;
-
 use lenslet::generate::Message;
+use lenslet_models::client::ChatRequest;
 use lenslet_models::folder::ModelFolder;
 use lenslet_models::writing::load_text_generator;
 
 use crate::Outcome;
 use crate::context::{Context, PrecisionArg};
 use crate::failure::Failure;
-use crate::write::WriteArgs;
+use crate::write::{WriteArgs, Written};
 
 /// Answer a prompt, or continue it.
 #[derive(clap::Args)]
@@ -36,6 +35,17 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(context: &Context, args: &Args) -> Outcome {
+    if let Some(client) = context.client()? {
+        args.precision.check_remote()?;
+        if args.raw {
+            let what = "a server answers prompts and does not continue them";
+            return Err(Failure::input("server_option", what, "leave out --raw, or use --device auto"));
+        }
+        let (model, question) = (args.model.clone(), Some(args.prompt.clone()));
+        let (system, chosen) = (args.system.clone(), args.write.chosen()?);
+        let request = ChatRequest { model, system, question, picture: None, chosen };
+        return args.write.write_remote(context.json, &client, &request);
+    }
     let folder = ModelFolder::locate(&args.model)?;
     let generator = load_text_generator(&folder, args.precision.into(), &context.options()?)?;
     let options = args.write.options(generator.sampling().map_err(Failure::from)?);
@@ -48,5 +58,5 @@ pub(crate) fn run(context: &Context, args: &Args) -> Outcome {
         generator.chat(&messages, &options).await
     })
     .map_err(Failure::from)?;
-    args.write.write(context.json, folder.name(), stream, Instant::now())
+    args.write.write(context.json, folder.name(), Written::Here(Box::new(stream)))
 }

@@ -7,15 +7,14 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Instant, UNIX_EPOCH};
 
 use lenslet::tasks::fingerprint::Fingerprint;
-use lenslet::tasks::image::{PixelBatch, Preprocessor, decode};
 use lenslet::tasks::index::{Entry, Index, VectorType};
-use lenslet_models::dual::{DualModel, Need, fingerprint};
 use rayon::prelude::*;
 use serde::Serialize;
 use walkdir::WalkDir;
 
-use crate::context::{Context, ModelArgs, device_name};
+use crate::context::{Context, ModelArgs};
 use crate::failure::Failure;
+use crate::maker::{Maker, Prepared, Source, Trouble};
 use crate::{Outcome, output};
 
 /// Index a folder of pictures, so that `lenslet search` finds them.
@@ -85,15 +84,14 @@ pub(crate) fn run(context: &Context, args: &Args) -> Outcome {
     let started = Instant::now();
     let mut skipped = Vec::new();
     let found = walk(&args.dir, &mut skipped)?;
-    let folder = args.model.folder()?;
-    let space = fingerprint(&folder, &folder.graphs(args.model.precision.into())?)?;
+    let model = Source::find(context, &args.model)?;
+    let space = model.fingerprint();
     let previous = previous(args, space)?;
 
     let (todo, unchanged): (Vec<Found>, Vec<Found>) = found
         .into_iter()
         .partition(|file| previous.as_ref().and_then(|index| index.get(&file.entry.path)) != Some(&file.entry));
-    let options = context.options()?;
-    let device = device_name(&options);
+    let device = model.device();
     let total = todo.len();
     let current: HashSet<String> = todo.iter().chain(&unchanged).map(|file| file.entry.path.clone()).collect();
     let mut build = Build { index: previous, added: 0, removed: 0, save_at: args.save_every, args, skipped };
@@ -101,8 +99,7 @@ pub(crate) fn run(context: &Context, args: &Args) -> Outcome {
         build.removed = index.retain(|entry| current.contains(&entry.path));
     }
     if total > 0 {
-        let model = DualModel::load(&folder, args.model.precision.into(), Need::Image, &options)?;
-        build.add_all(context, &model, &todo)?;
+        build.add_all(context, &model, &model.load(&args.model)?, &todo)?;
     }
     let interrupted = INTERRUPTED.load(Ordering::Relaxed);
     let Build { index, added, removed, mut skipped, .. } = build;
@@ -119,7 +116,7 @@ pub(crate) fn run(context: &Context, args: &Args) -> Outcome {
     index.save(&args.output)?;
     let report = Report {
         index: args.output.display().to_string(),
-        model: folder.name(),
+        model: model.name(),
         fingerprint: space,
         device,
         pictures: index.len(),
@@ -253,12 +250,15 @@ struct Build<'a> {
 
 impl Build<'_> {
     /// Decodes on a pool of threads while the model runs on this one.
-    fn add_all(&mut self, context: &Context, model: &DualModel, todo: &[Found]) -> Result<(), Failure> {
+    fn add_all(
+        &mut self,
+        context: &Context,
+        source: &Source,
+        model: &Maker<'_>,
+        todo: &[Found],
+    ) -> Result<(), Failure> {
         listen_for_interrupt();
-        let preprocessor = model.tower.preprocessor().ok_or_else(|| {
-            Failure::input("config_missing", "the model has no preprocessor_config.json", "choose another with --model")
-        })?;
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(context.threads()).build().map_err(|error| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(model.threads(context)).build().map_err(|error| {
             Failure::input("threads", format_args!("threads could not be started: {error}"), "try --threads 1")
         })?;
         let (sender, receiver) = sync_channel(WAITING);
@@ -268,12 +268,12 @@ impl Build<'_> {
                     todo.par_iter().with_max_len(1).for_each_with(sender, |sender, file| {
                         // A closed channel means that the other side has stopped.
                         if !INTERRUPTED.load(Ordering::Relaxed) {
-                            let _ = sender.send((file, prepare(preprocessor, &file.path)));
+                            let _ = sender.send((file, model.prepare(&file.path, &INTERRUPTED)));
                         }
                     });
                 });
             });
-            let outcome = self.receive(context, model, todo.len(), receiver);
+            let outcome = self.receive(context, source, model, todo.len(), receiver);
             // Ends the decoding early if the model failed.
             if outcome.is_err() {
                 INTERRUPTED.store(true, Ordering::Relaxed);
@@ -285,9 +285,10 @@ impl Build<'_> {
     fn receive(
         &mut self,
         context: &Context,
-        model: &DualModel,
+        source: &Source,
+        model: &Maker<'_>,
         total: usize,
-        receiver: Receiver<(&Found, Result<PixelBatch, String>)>,
+        receiver: Receiver<(&Found, Result<Prepared, Trouble>)>,
     ) -> Result<(), Failure> {
         let bar = output::progress(total, "indexing", context.json);
         for (file, prepared) in receiver {
@@ -295,13 +296,9 @@ impl Build<'_> {
                 break;
             }
             match prepared {
-                // One at a time: dynamic INT8 finds one scale for a whole batch.
-                Ok(pixels) => {
-                    let vectors = pollster::block_on(model.tower.encode_pixels(pixels))?;
-                    let vector = vectors.first().map(Vec::as_slice).unwrap_or_default();
-                    self.add(model, file, vector)?;
-                }
-                Err(reason) => {
+                Ok(prepared) => self.add(source, file, &model.vector(prepared)?)?,
+                Err(Trouble::Fatal(failure)) => return Err(failure),
+                Err(Trouble::Picture(reason)) => {
                     if let Some(index) = &mut self.index {
                         index.remove(&file.entry.path);
                     }
@@ -314,10 +311,11 @@ impl Build<'_> {
         Ok(())
     }
 
-    fn add(&mut self, model: &DualModel, file: &Found, vector: &[f32]) -> Result<(), Failure> {
+    fn add(&mut self, source: &Source, file: &Found, vector: &[f32]) -> Result<(), Failure> {
         let kind = if self.args.int8 { VectorType::Int8 } else { VectorType::F32 };
-        let index =
-            self.index.get_or_insert_with(|| Index::new(model.fingerprint, model.name.clone(), vector.len(), kind));
+        let index = self
+            .index
+            .get_or_insert_with(|| Index::new(source.fingerprint(), source.name().to_owned(), vector.len(), kind));
         index.add(file.entry.clone(), vector)?;
         self.added += 1;
         if self.added >= self.save_at {
@@ -326,12 +324,6 @@ impl Build<'_> {
         }
         Ok(())
     }
-}
-
-fn prepare(preprocessor: &Preprocessor, path: &Path) -> Result<PixelBatch, String> {
-    let bytes = std::fs::read(path).map_err(|error| error.to_string())?;
-    let pixels = decode(&bytes).map_err(|error| error.to_string())?;
-    preprocessor.process(&pixels).map_err(|error| error.to_string())
 }
 
 /// The first Ctrl-C lets the current picture end, the second ends the program at once.

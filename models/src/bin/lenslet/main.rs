@@ -7,11 +7,13 @@ mod check;
 mod classify;
 mod context;
 mod embed;
+mod encoder;
 mod eval;
 mod failure;
 mod generate;
 mod index;
 mod inspect;
+mod maker;
 mod output;
 mod search;
 mod write;
@@ -25,12 +27,13 @@ use failure::Failure;
 /// What a command that ran to its end says: whether what it checked is so.
 type Outcome = Result<bool, Failure>;
 
-/// Search pictures by text, caption them, and write text, on this machine alone.
+/// Search pictures by text, caption them, and write text, on this machine or a server of yours.
 #[derive(Parser)]
 #[command(name = "lenslet", version, max_term_width = 100, subcommand_required = true, arg_required_else_help = true)]
 #[command(after_help = "Examples:
   lenslet index ~/Pictures -o pictures.idx
   lenslet search \"a red bicycle\" --index pictures.idx
+  lenslet caption photo.jpg --device server:http://gpu-box:8080    (key in LENSLET_API_KEY)
 
 Exit status: 0 done, 1 a check failed, 2 bad usage or bad input, 130 interrupted.")]
 struct Cli {

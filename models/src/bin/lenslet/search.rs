@@ -9,7 +9,8 @@ use lenslet_models::dual::{DualModel, Need, fingerprint};
 use lenslet_models::folder::{ModelFolder, Precision};
 use serde::Serialize;
 
-use crate::context::{Context, PrecisionArg, picture_vector, text_vector};
+use crate::context::{Context, PrecisionArg};
+use crate::encoder::{Encoder, Remote};
 use crate::failure::Failure;
 use crate::{Outcome, output};
 
@@ -57,14 +58,11 @@ struct ReportedHit<'a> {
 
 pub(crate) fn run(context: &Context, args: &Args) -> Outcome {
     let index = Index::load(&args.index)?;
-    let folder = ModelFolder::locate(args.model.as_deref().unwrap_or(index.model()))?;
-    let precision = matching_precision(&index, &folder, args.precision.into())?;
-    let need = if args.image.is_some() { Need::Image } else { Need::Text };
-    let model = DualModel::load(&folder, precision, need, &context.options()?)?;
+    let model = load(context, args, &index)?;
     let started = Instant::now();
     let vector = match &args.image {
-        Some(path) => picture_vector(&model, path)?,
-        None => text_vector(&model, args.query.as_deref().unwrap_or_default())?,
+        Some(path) => model.picture(path)?,
+        None => model.text(args.query.as_deref().unwrap_or_default())?,
     };
     let hits = index.search(&vector, args.k)?;
     let ms = started.elapsed().as_secs_f64() * 1e3;
@@ -72,7 +70,7 @@ pub(crate) fn run(context: &Context, args: &Args) -> Outcome {
         let image = args.image.as_ref().map(|path| path.display().to_string());
         let query = args.query.as_deref().or(image.as_deref()).unwrap_or_default();
         let hits = hits.iter().map(|hit| ReportedHit { path: &hit.path, score: hit.score }).collect();
-        output::json(&Report { query, model: &model.name, ms, hits })?;
+        output::json(&Report { query, model: model.name(), ms, hits })?;
     } else {
         let mut text = String::new();
         for hit in &hits {
@@ -81,6 +79,21 @@ pub(crate) fn run(context: &Context, args: &Args) -> Outcome {
         output::text(&text)?;
     }
     Ok(true)
+}
+
+/// The model that made the index, here or on the server. A server whose model of that name is another one is not asked.
+fn load(context: &Context, args: &Args, index: &Index) -> Result<Encoder, Failure> {
+    let name = args.model.as_deref().unwrap_or(index.model());
+    if let Some(client) = context.client()? {
+        args.precision.check_remote()?;
+        let tower = client.tower(name)?;
+        index.check_fingerprint(tower.fingerprint)?;
+        return Ok(Encoder::There(Remote { client, tower }));
+    }
+    let folder = ModelFolder::locate(name)?;
+    let precision = matching_precision(index, &folder, args.precision.into())?;
+    let need = if args.image.is_some() { Need::Image } else { Need::Text };
+    Ok(Encoder::Here(Box::new(DualModel::load(&folder, precision, need, &context.options()?)?)))
 }
 
 /// The precision whose graphs made the index. Fails if none of the folder's did.

@@ -4,7 +4,8 @@ use std::io::Write as _;
 use std::time::Instant;
 
 use lenslet::generate::Sampling;
-use lenslet::tasks::writing::{TextStream, WritingOptions};
+use lenslet::tasks::writing::{TextStream, Usage, WritingOptions};
+use lenslet_models::client::{ChatRequest, ChatStream, Chosen, Client};
 use serde::Serialize;
 
 use crate::failure::Failure;
@@ -72,15 +73,45 @@ impl WriteArgs {
             stop: self.stop.clone(),
             beams: self.beams,
             length_penalty: self.length_penalty,
+            resume: None,
         }
     }
 
-    /// Writes the text out as it comes, or at its end. `started` is when the prompt was read.
-    pub(crate) fn write(&self, json: bool, model: &str, mut stream: TextStream<'_>, prompt_read: Instant) -> Outcome {
+    /// The same for a server, whose interface has no words for some of it.
+    pub(crate) fn chosen(&self) -> Result<Chosen, Failure> {
+        let unknown = [
+            ("--top-k", self.top_k.is_some()),
+            ("--repetition-penalty", self.repetition_penalty.is_some()),
+            ("--beams", self.beams.is_some_and(|beams| beams > 1)),
+            ("--length-penalty", self.length_penalty.is_some()),
+        ];
+        if let Some((flag, _)) = unknown.iter().find(|(_, given)| *given) {
+            let what = format!("{flag} cannot be asked of a server");
+            return Err(Failure::input("server_option", what, "leave it out, or use --device auto"));
+        }
+        Ok(Chosen {
+            max_tokens: self.max_tokens,
+            temperature: self.temperature,
+            top_p: self.top_p,
+            seed: self.seed.or_else(|| self.temperature.is_some_and(|t| t > 0.0).then(random_seed)),
+            stop: self.stop.clone(),
+        })
+    }
+
+    /// Has a server write, and writes the text out as it comes, or at its end.
+    pub(crate) fn write_remote(&self, json: bool, client: &Client, request: &ChatRequest) -> Outcome {
+        let stream = client.chat(request)?;
+        self.write(json, &request.model, Written::There(Box::new(stream)))
+    }
+
+    /// Writes the text out as it comes, or at its end. The prompt was read just now, or is being read.
+    pub(crate) fn write(&self, json: bool, model: &str, mut stream: Written<'_>) -> Outcome {
+        let mut prompt_read = Instant::now();
         let mut text = String::new();
-        loop {
-            let piece = pollster::block_on(stream.next()).map_err(Failure::from)?;
-            let Some(piece) = piece else { break };
+        while let Some(piece) = stream.next()? {
+            if matches!(stream, Written::There(_)) && text.is_empty() {
+                prompt_read = Instant::now();
+            }
             if self.stream && !json {
                 output::text(&piece)?;
             }
@@ -106,6 +137,44 @@ impl WriteArgs {
             writeln!(out, "{}", text.trim())?;
         }
         Ok(true)
+    }
+}
+
+/// A text that is being written, here or on a server.
+pub(crate) enum Written<'d> {
+    Here(Box<TextStream<'d>>),
+    There(Box<ChatStream>),
+}
+
+impl Written<'_> {
+    fn next(&mut self) -> Result<Option<String>, Failure> {
+        match self {
+            Written::Here(stream) => pollster::block_on(stream.next()).map_err(Failure::from),
+            Written::There(stream) => Ok(stream.next_piece()?),
+        }
+    }
+
+    fn usage(&self) -> Usage {
+        match self {
+            Written::Here(stream) => stream.usage(),
+            Written::There(stream) => {
+                Usage { prompt_tokens: stream.prompt_tokens, completion_tokens: stream.completion_tokens }
+            }
+        }
+    }
+
+    fn tokens(&self) -> &[u32] {
+        match self {
+            Written::Here(stream) => stream.tokens(),
+            Written::There(stream) => &stream.tokens,
+        }
+    }
+
+    fn finish_reason(&self) -> Option<&'static str> {
+        match self {
+            Written::Here(stream) => stream.finish_reason(),
+            Written::There(stream) => stream.finish_reason,
+        }
     }
 }
 

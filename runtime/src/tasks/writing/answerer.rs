@@ -167,8 +167,8 @@ impl Answerer {
         };
         self.memory().kept = Some(kept);
         let prompt = Prompt { tokens: tail.to_vec(), embeddings: behind, before: head.to_vec() };
-        let stream = writer.begin(state, prompt, counted, options, asked).await?;
-        Ok(stream.without_leading_space())
+        let pieces = writer.pieces(asked)?.without_leading_space();
+        writer.begin(state, prompt, counted, options, asked, pieces).await
     }
 
     /// The tokens of a prompt, and how many of them the picture decides; at least one is left.

@@ -64,7 +64,7 @@ impl Captioner {
         let limit = writer.settings.limit(self.start.len(), &options);
         let state = writer.decoder.start(1, limit, vec![("encoder_hidden_states", encoded)]);
         let prompt = Prompt::from(self.start.clone());
-        let stream = writer.begin(state, prompt, self.start.len(), options, asked).await?;
-        Ok(stream.without_leading_space())
+        let pieces = writer.pieces(asked)?.without_leading_space();
+        writer.begin(state, prompt, self.start.len(), options, asked, pieces).await
     }
 }

@@ -31,6 +31,14 @@ impl Pieces {
         Pieces { at_start: true, ..self }
     }
 
+    /// Goes on behind tokens whose text is shown already: it does not come again.
+    ///
+    /// # Errors
+    /// [`WritingError::Detokenize`].
+    pub fn resume(&mut self, tokens: &[u32]) -> Result<(), WritingError> {
+        tokens.iter().try_for_each(|&token| self.push(token).map(drop))
+    }
+
     /// Takes a token, and returns what can be shown now; often nothing.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use tokenizers::Tokenizer;
 
-use super::{WritingError, WritingFiles, WritingOptions};
+use super::{Resume, WritingError, WritingFiles, WritingOptions};
 use crate::generate::{GenerateOptions, GenerationConfig};
 use crate::tasks::config::ConfigError;
 use crate::tasks::text::TextError;
@@ -80,6 +80,18 @@ impl Settings {
     pub fn encode(&self, text: &str, special: bool) -> Result<Vec<u32>, WritingError> {
         let encoding = self.tokenizer.encode(text, special).map_err(|e| TextError::Encode(e.to_string()))?;
         Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The tokens of the text with which a text is to go on; none where it begins here.
+    ///
+    /// # Errors
+    /// [`WritingError::Text`].
+    pub fn resumed(&self, asked: &WritingOptions) -> Result<Vec<u32>, WritingError> {
+        match &asked.resume {
+            None => Ok(vec![]),
+            Some(Resume::Tokens(tokens)) => Ok(tokens.clone()),
+            Some(Resume::Text(text)) => self.encode(text, false),
+        }
     }
 
     /// The token that every text of an encoder-decoder begins with, unseen.

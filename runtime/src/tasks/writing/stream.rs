@@ -1,9 +1,5 @@
 //! A text while it is written.
 
-use std::sync::Arc;
-
-use tokenizers::Tokenizer;
-
 use super::{Pieces, WritingError};
 use crate::generate::{BeamGeneration, Finish, Generation, Hypothesis, State};
 
@@ -75,19 +71,11 @@ pub struct TextStream<'d> {
 }
 
 impl<'d> TextStream<'d> {
-    pub(super) fn new(
-        source: Source<'d>,
-        tokenizer: Arc<Tokenizer>,
-        stop: &[String],
-        prompt_tokens: usize,
-    ) -> Result<Self, WritingError> {
-        let usage = Usage { prompt_tokens, completion_tokens: 0 };
-        Ok(TextStream { source, pieces: Pieces::new(tokenizer, stop)?, tokens: vec![], usage, done: false })
-    }
-
-    /// Leaves out the space in front of the first word.
-    pub(super) fn without_leading_space(self) -> Self {
-        TextStream { pieces: self.pieces.without_leading_space(), ..self }
+    /// `pieces` stands behind the tokens that are `written` already.
+    pub(super) fn new(source: Source<'d>, pieces: Pieces, written: Vec<u32>, prompt_tokens: usize) -> Self {
+        let usage = Usage { prompt_tokens, completion_tokens: written.len() };
+        let done = pieces.stopped();
+        TextStream { source, pieces, tokens: written, usage, done }
     }
 
     /// The next piece of text, never empty and never half a character, or `None` at the end. Where beam search looks for the
@@ -124,7 +112,7 @@ impl<'d> TextStream<'d> {
         Ok(text)
     }
 
-    /// Tokens so far.
+    /// Tokens so far, those among them with which the text was resumed.
     pub fn tokens(&self) -> &[u32] {
         &self.tokens
     }

@@ -79,6 +79,6 @@ impl TextGenerator {
         let count = tokens.len();
         let options = writer.settings.options(asked, count)?;
         let state = writer.decoder.start(1, writer.settings.limit(count, &options), vec![]);
-        writer.begin(state, Prompt::from(tokens), count, options, asked).await
+        writer.begin(state, Prompt::from(tokens), count, options, asked, writer.pieces(asked)?).await
     }
 }

@@ -4,6 +4,7 @@
 //! come to the host. The logits do, one row a step, and the runtime's own sampler chooses from them, so that the same seed
 //! gives the same text on every engine.
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
@@ -53,8 +54,10 @@ pub(super) struct OrtWriter {
 pub(super) struct Text {
     caches: Vec<DynValue>,
     encoded: Option<DynValue>,
-    /// Tokens that are not read yet.
+    /// Tokens that are read next.
     unread: Vec<u32>,
+    /// Tokens of a text that was begun elsewhere, which are read behind these.
+    resumed: VecDeque<u32>,
     /// Positions that are read.
     positions: usize,
     calls: u64,
@@ -168,24 +171,32 @@ impl OrtWriter {
             encoded = Some(self.see(prompt.picture()?)?);
             pieces = pieces.without_leading_space();
         }
+        let written = self.settings.resumed(&asked).map_err(writing)?;
+        pieces.resume(&written).map_err(writing)?;
         let options = self.settings.options(&asked, tokens.len()).map_err(writing)?;
         let limit = self.settings.limit(tokens.len(), &options);
-        if tokens.is_empty() || tokens.len() > limit {
-            let what = format!("the prompt has {} tokens; it must have 1 to {limit}", tokens.len());
+        if let Some(id) = written.iter().find(|&&id| id as usize >= self.settings.tokens()) {
+            let what = format!("{id} is no token of this model");
+            return Err(ServeError::bad_request("unknown_token", what).at("lenslet"));
+        }
+        let history = [tokens.clone(), written.clone()].concat();
+        if tokens.is_empty() || history.len() > limit {
+            let what = format!("the prompt has {} tokens; it must have 1 to {limit}", history.len());
             return Err(ServeError::bad_request("context_full", what));
         }
         Ok(Text {
             caches: vec![],
             encoded,
             positions: 0,
-            calls: 0,
-            history: tokens.clone(),
-            made: 0,
+            calls: written.len() as u64,
+            history,
+            made: written.len(),
             options,
             limit,
             pieces,
             prompt_tokens: tokens.len(),
             unread: tokens,
+            resumed: written.into(),
         })
     }
 
@@ -227,10 +238,18 @@ impl OrtWriter {
 
     /// Leads a text one token on.
     pub(super) fn step(&self, text: &mut Text) -> Result<Step, ServeError> {
-        if text.made == text.options.max_new_tokens || text.positions >= text.limit {
+        if text.pieces.stopped() {
+            return text.end("stop");
+        }
+        if text.made >= text.options.max_new_tokens || text.positions >= text.limit {
             return text.end("length");
         }
         let logits = self.run(text)?;
+        // One at a time, as they were written: a graph that quantizes while running finds one scale for all that it reads at once.
+        if let Some(token) = text.resumed.pop_front() {
+            text.unread = vec![token];
+            return Ok(text.step());
+        }
         let token = self.choose(text, &logits)?;
         text.calls += 1;
         if text.options.end.contains(&token) {

@@ -29,6 +29,8 @@ pub struct RemoteEngine {
     /// The protocol's names of the towers.
     names: Vec<String>,
     specs: Specs,
+    /// Whether it goes on with texts that were begun elsewhere.
+    resumes: bool,
 }
 
 impl RemoteEngine {
@@ -40,7 +42,7 @@ impl RemoteEngine {
         let timeout = Duration::from_secs_f64(config.limits.request_timeout_s);
         let http = Arc::new(Http::new(&config.remote, timeout)?);
         let base = config.remote.url.clone().unwrap_or_default();
-        let (mut names, mut specs) = (vec![], Specs::default());
+        let (mut names, mut specs, mut resumes) = (vec![], Specs::default(), false);
         for tower in ["image", "text", "model"] {
             let Some(found) = towers::find(&http, model, tower).await? else { continue };
             if let (Some(here), Some(there)) = (fingerprint, &found.fingerprint)
@@ -60,13 +62,15 @@ impl RemoteEngine {
             let takes =
                 |what: &str| listed["lenslet"]["inputs"].as_array().is_some_and(|all| all.contains(&what.into()));
             specs.hands_on = true;
+            resumes = listed["lenslet"].is_object();
+            specs.tokenizer = listed["lenslet"]["tokenizer"].as_str().map(str::to_owned);
             specs.writer = Some(match (takes("text"), takes("image")) {
                 (true, false) => WriterKind::Text,
                 (false, true) => WriterKind::Captioner,
                 _ => WriterKind::Any,
             });
         }
-        Ok(RemoteEngine { http, base, model: model.to_owned(), names, specs })
+        Ok(RemoteEngine { http, base, model: model.to_owned(), names, specs, resumes })
     }
 }
 
@@ -104,6 +108,10 @@ impl Engine for RemoteEngine {
 
     /// Returns at once: the prompt is read there, while the other texts go on. What is wrong with it comes with the first step.
     fn begin(&self, prompt: Arc<ChatPrompt>) -> Task<'_, Result<Slot, ServeError>> {
+        if prompt.resume.is_some() && !self.resumes {
+            let what = format!("{} begins every text anew; leave out lenslet.resume_tokens", self.base);
+            return Box::pin(async move { Err(ServeError::bad_request("unsupported", what).at("lenslet")) });
+        }
         let stream = chat::begin(self.http.clone(), &self.model, &prompt);
         Box::pin(async move { Ok(Slot(Box::new(stream))) })
     }

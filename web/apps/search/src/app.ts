@@ -8,6 +8,7 @@ import { ownPicture } from "./pictures.js";
 import { PLANS } from "./plans.js";
 import { Results, type Shown } from "./results.js";
 import { type Answer, isEmpty, type Query, queryKey, Searcher } from "./search.js";
+import { byWhom, promise, ServerControl } from "./server.js";
 import { YoursPanel } from "./yours.js";
 
 /** Typing rests this long before a search runs. */
@@ -27,6 +28,7 @@ export class App {
   readonly #notice = byId("notice", HTMLElement);
   readonly #galleries: ReadonlyMap<GalleryName, Gallery>;
   readonly #searcher = new Searcher();
+  readonly #server: ServerControl;
   readonly #results = new Results((path) => this.#detail.show(path));
   readonly #detail: Detail;
   readonly #yours: YoursPanel;
@@ -37,7 +39,11 @@ export class App {
   #painting: ReturnType<typeof setTimeout> | undefined;
 
   constructor(device: NonNullable<LoadOptions["device"]>, first: GalleryName, text: string) {
-    const towers = towersOn(device);
+    // Who insists on a device does not want a server.
+    const given = device === "auto" ? location : undefined;
+    this.#server = new ServerControl(given, () => this.#onServer());
+    const { offload } = this.#server;
+    const towers = towersOn(device, offload);
     const galleries = PLANS.map(
       (plan) => new Gallery(plan, towers, (...event) => this.#on(...event)),
     );
@@ -59,11 +65,13 @@ export class App {
         void this.#ask({ like: picture });
       },
       closed: (path) => this.#results.focus(path),
-      captioners: captionersOn(device),
+      captioners: captionersOn(device, offload),
+      tellsWho: offload !== undefined,
     });
     this.#yours = new YoursPanel(
       (files) => this.#takeFiles(files),
       () => void this.#gallery("yours").clear(),
+      () => promise(this.#server),
     );
     this.#field.value = text;
     this.#query = { text: text.trim() };
@@ -156,6 +164,19 @@ export class App {
     void this.#ask(this.#query);
   }
 
+  /** The visitor allowed or forbade the server: what the page says of it changes, and the search is repeated. */
+  #onServer(): void {
+    const { host, allows } = this.#server;
+    byId("promise", HTMLElement).textContent = allows
+      ? `Searches and pictures may be sent to ${host}.`
+      : "Models and pictures run and stay on this device. The page speaks to no server but the one it came from.";
+    byId("drop-promise", HTMLElement).textContent = promise(this.#server);
+    this.#yours.render(this.#current);
+    if (this.#current.state === "ready") {
+      void this.#ask(this.#query);
+    }
+  }
+
   #takeFiles(files: readonly DroppedFile[]): void {
     const gallery = this.#gallery("yours");
     if (this.#current !== gallery) {
@@ -240,6 +261,8 @@ export class App {
     const { dataset } = this.#results.list;
     dataset.query = answer ? queryKey(answer.query) : "";
     dataset.ms = answer ? answer.ms.toFixed(1) : "";
+    dataset.answeredBy = answer?.by.answeredBy ?? "";
+    dataset.reason = answer?.by.reason ?? "";
     const more = byId("more", HTMLElement);
     more.hidden = answer !== undefined || pictures.size <= MOST_TILES;
     more.textContent = `and ${count(pictures.size - MOST_TILES, "more", "more")}: describe one to find it`;
@@ -266,11 +289,12 @@ export class App {
     this.#renderStatus();
   }
 
-  #showDevice(device: Device, adapter: string, fallback: string | undefined): void {
+  #showDevice(device: Device | "server", adapter: string, fallback: string | undefined): void {
     this.#root.dataset.device = device;
     const label = byId("device", HTMLElement);
     label.hidden = false;
-    label.textContent = device === "webgpu" ? `WebGPU · ${adapter}` : "WASM SIMD";
+    label.textContent =
+      device === "wasm" ? "WASM SIMD" : `${device === "webgpu" ? "WebGPU" : "Server"} · ${adapter}`;
     label.title = fallback ? `The GPU was not used: ${fallback}` : "Where the model runs";
   }
 
@@ -324,6 +348,7 @@ export class App {
         { class: "figures" },
         `${answer.ms < 10 ? answer.ms.toFixed(1) : Math.round(answer.ms)} ms`,
       ),
+      this.#server.offload ? h("span", { class: "by" }, `by ${byWhom(answer.by)}`) : "",
     );
     if (shown) {
       const best = shown[0]?.picture.title;

@@ -1,14 +1,15 @@
-import { isAbort, type TextStream } from "lenslet";
+import { type Answered, isAbort, type TextStream } from "lenslet";
 import { button, h } from "./dom.js";
 import { type Captioners, inWords } from "./models.js";
 import type { Picture } from "./pictures.js";
+import { byWhom } from "./server.js";
 
 /** The captioner that ships with the page. */
 const MODEL = "emoji-captioner";
 
 /** What visitors must know of it, wherever it speaks. */
 const CAVEAT =
-  "Written on this device by a small model that has seen pictograms only. It speaks fluently and is often wrong.";
+  "From a small model that has seen pictograms only. It speaks fluently and is often wrong.";
 
 /** Where a description stands, for styles and scripts. */
 type State = "idle" | "loading" | "writing" | "done" | "error";
@@ -25,19 +26,23 @@ export class Description {
 
   readonly #captioners: Captioners;
   readonly #picture: Picture;
+  readonly #tellsWho: boolean;
+  readonly #who = h("p", { class: "by" });
   readonly #text = h("p", { class: "said" });
   readonly #progress = h("progress", { max: "1", "aria-label": "Loading the captioner" });
   readonly #status = h("p", { class: "status" });
   readonly #aloud = h("p", { class: "visually-hidden", role: "status", "aria-live": "polite" });
   #running: AbortController | undefined;
 
-  constructor(captioners: Captioners, picture: Picture) {
+  constructor(captioners: Captioners, picture: Picture, tellsWho: boolean) {
+    this.#tellsWho = tellsWho;
     this.#captioners = captioners;
     this.#picture = picture;
     this.element.append(
       this.#text,
       this.#progress,
       this.#status,
+      this.#who,
       h("p", { class: "caveat" }, CAVEAT),
       this.#aloud,
     );
@@ -60,6 +65,7 @@ export class Description {
     const controller = new AbortController();
     this.#running = controller;
     this.#text.textContent = "";
+    this.#sayWho([]);
     this.#become("loading", "Fetching the model");
     this.#aloud.textContent = "Describing the picture";
     this.#describe(controller.signal)
@@ -94,10 +100,18 @@ export class Description {
     for await (const piece of stream) {
       this.#status.textContent = "";
       this.#text.append(piece);
+      this.#sayWho(stream.answers);
     }
+    this.#sayWho(stream.answers);
     const text = this.#text.textContent.trim();
     this.#become("done", text ? "" : "The model had nothing to say.");
     this.#aloud.textContent = `Description: ${text || "none"}. ${CAVEAT}`;
+  }
+
+  #sayWho(answers: readonly Answered[]): void {
+    this.element.dataset.answeredBy = answers.map(({ answeredBy }) => answeredBy).join();
+    this.#who.hidden = !this.#tellsWho || answers.length === 0;
+    this.#who.textContent = `Written by ${answers.map(byWhom).join(", then by ")}.`;
   }
 
   #become(state: State, status = ""): void {

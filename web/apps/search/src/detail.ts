@@ -21,6 +21,8 @@ export interface DetailActions {
   closed(path: string): void;
   /** The models that describe pictures. */
   captioners: Captioners;
+  /** Whether to say who wrote a description: there is a server besides this device. */
+  tellsWho: boolean;
 }
 
 /** A picture by itself, with its names, its maker, its licence and what a model says of it. */
@@ -58,7 +60,7 @@ export class Detail {
     this.#path = path;
     const { picture, score } = found;
     this.#description?.stop();
-    const description = new Description(this.#actions.captioners, picture);
+    const description = new Description(this.#actions.captioners, picture, this.#actions.tellsWho);
     this.#description = description;
     const facts = h(
       "dl",

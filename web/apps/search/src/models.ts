@@ -5,6 +5,7 @@ import {
   type LoadProgress,
   loadCaptioner,
   loadDualTower,
+  type Offload,
 } from "lenslet";
 
 type Device = NonNullable<LoadOptions["device"]>;
@@ -51,13 +52,17 @@ export class Models<Model> {
 
 /** The page's dual towers. */
 export type Towers = Models<DualTower>;
-export const towersOn = (device: Device): Towers =>
-  new Models((name, onProgress) => loadDualTower(name, { device, onProgress }));
+export const towersOn = (device: Device, offload?: Offload): Towers =>
+  new Models((name, onProgress) =>
+    loadDualTower(name, { device, onProgress, ...(offload && { offload }) }),
+  );
 
 /** The page's captioners. */
 export type Captioners = Models<Captioner>;
-export const captionersOn = (device: Device): Captioners =>
-  new Models((name, onProgress) => loadCaptioner(name, { device, onProgress }));
+export const captionersOn = (device: Device, offload?: Offload): Captioners =>
+  new Models((name, onProgress) =>
+    loadCaptioner(name, { device, onProgress, ...(offload && { offload }) }),
+  );
 
 /** What loading is doing, in words. */
 export function inWords({ stage, loadedBytes, totalBytes }: LoadProgress): string {

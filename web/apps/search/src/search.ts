@@ -1,4 +1,4 @@
-import { isAbort, type SearchHit } from "lenslet";
+import { type Answered, isAbort, type SearchHit } from "lenslet";
 import type { Gallery } from "./gallery.js";
 import type { Picture } from "./pictures.js";
 
@@ -11,6 +11,8 @@ export interface Answer {
   hits: SearchHit[];
   /** Milliseconds from the question to the hits. */
   ms: number;
+  /** Who computed the query's vector. */
+  by: Answered;
 }
 
 /** Whether the query asks for nothing. */
@@ -41,7 +43,7 @@ export class Searcher {
       const hits = await index.search(source, { k, signal: controller.signal });
       const ms = performance.now() - start;
       const shown = hits.filter(({ path }) => gallery.pictures.has(path)).slice(0, gallery.plan.k);
-      return controller.signal.aborted ? undefined : { query, hits: shown, ms };
+      return controller.signal.aborted ? undefined : { query, hits: shown, ms, by: hits };
     } catch (error) {
       if (isAbort(error)) {
         return undefined;

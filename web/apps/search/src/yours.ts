@@ -7,10 +7,12 @@ export class YoursPanel {
   readonly #panel = byId("yours", HTMLElement);
   readonly #take: (files: DroppedFile[]) => void;
   readonly #clear: () => void;
+  readonly #promise: () => string;
 
-  constructor(take: (files: DroppedFile[]) => void, clear: () => void) {
+  constructor(take: (files: DroppedFile[]) => void, clear: () => void, promise: () => string) {
     this.#take = take;
     this.#clear = clear;
+    this.#promise = promise;
   }
 
   /** Shows what fits the gallery's content; nothing for the bundled galleries. */
@@ -23,7 +25,7 @@ export class YoursPanel {
     this.#panel.classList.toggle("empty", empty);
     const choose = button("Choose pictures", () => this.#pick(false), { class: "primary" });
     const folder = button("Choose a folder", () => this.#pick(true));
-    const promise = h("p", { class: "promise" }, "Your pictures never leave this page.");
+    const promise = h("p", { class: "promise" }, this.#promise());
     if (empty) {
       this.#panel.replaceChildren(
         h("h2", {}, "Search your own pictures"),
