@@ -46,6 +46,10 @@ async fn run(config: Config) -> ExitCode {
         Err(error) => return failed(&error),
     };
     tracing::info!(address = %server.address(), "listening");
+    #[cfg(feature = "grpc")]
+    if let Some(address) = server.grpc_address() {
+        tracing::info!(%address, "listening for gRPC");
+    }
     let loaded = tokio::select! {
         loaded = server.load() => loaded,
         () = told.ending() => return ExitCode::SUCCESS,

@@ -35,17 +35,20 @@ pub(super) const REQUEST_ID: &str = "x-request-id";
 pub(super) async fn gate(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();
     let path = request.uri().path().to_owned();
-    let id = request_id(request.headers());
-    let mut record = Record { route, id: id.clone(), status: 0, complete: false, started: Instant::now() };
-    let (mut response, under_way) = match admit(&app, &request) {
+    let mut record = Record::new(route, request.headers());
+    let (response, under_way) = match admit(&app, &request) {
         Ok((under_way, context)) => (context.scope(next.run(request)).await, Some(under_way)),
         Err(error) => (answer::for_path(error, &path), None),
     };
     record.status = response.status().as_u16();
-    if let Ok(id) = HeaderValue::from_str(&id) {
+    guard(response, record, under_way)
+}
+
+/// An answer with the request that it answers: one that is streamed is under way until its last byte.
+pub(super) fn guard(mut response: Response, record: Record, under_way: Option<UnderWay>) -> Response {
+    if let Ok(id) = HeaderValue::from_str(&record.id) {
         response.headers_mut().insert(REQUEST_ID, id);
     }
-    // An answer that is streamed is under way until its last byte.
     response.map(|body| Body::new(Guarded { body, record, _under_way: under_way }))
 }
 
@@ -60,7 +63,8 @@ fn request_id(headers: &HeaderMap) -> String {
     }
 }
 
-fn admit(app: &Arc<App>, request: &Request) -> Result<(UnderWay, Context), ServeError> {
+/// Takes a request of a client that may ask now.
+pub(super) fn admit(app: &Arc<App>, request: &Request) -> Result<(UnderWay, Context), ServeError> {
     let client = match app.keys.check(request.headers())? {
         Some(key) => Some(Client::Key(key)),
         None => request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| Client::Address(info.0.ip())),
@@ -112,12 +116,19 @@ pub(super) async fn no_such_method(uri: Uri) -> Response {
 }
 
 /// What the log and the metrics say of a request once its answer has ended. Nothing of what it carried is in there.
-struct Record {
+pub(super) struct Record {
     route: String,
     id: String,
-    status: u16,
+    pub(super) status: u16,
     complete: bool,
     started: Instant,
+}
+
+impl Record {
+    /// Of a request that has just come.
+    pub(super) fn new(route: String, headers: &HeaderMap) -> Record {
+        Record { route, id: request_id(headers), status: 0, complete: false, started: Instant::now() }
+    }
 }
 
 impl Drop for Record {

@@ -6,6 +6,8 @@ mod chat;
 mod cors;
 mod embeddings;
 mod gate;
+#[cfg(feature = "grpc")]
+pub mod grpc;
 mod health;
 mod input;
 pub(crate) mod keys;

@@ -22,6 +22,9 @@ pub struct Args {
     /// Address to listen on
     #[arg(long, env = "LENSLET_LISTEN", value_name = "ADDRESS:PORT")]
     pub listen: Option<SocketAddr>,
+    /// Address to speak gRPC on (needs the feature grpc)
+    #[arg(long, env = "LENSLET_GRPC_LISTEN", value_name = "ADDRESS:PORT")]
+    pub grpc_listen: Option<SocketAddr>,
     /// What runs the models
     #[arg(long, env = "LENSLET_ENGINE", value_enum)]
     pub engine: Option<EngineKind>,
@@ -125,6 +128,7 @@ impl Args {
         set(&mut config.schedule.max_queue_delay_us, self.max_queue_delay_us);
         set(&mut config.log, self.log);
         set(&mut config.log_format, self.log_format);
+        config.grpc_listen = self.grpc_listen.or(config.grpc_listen);
         config.api_keys_file = self.api_keys_file.or(config.api_keys_file);
         config.ort.library = self.ort_library.or(config.ort.library);
         config.remote.url = self.remote_url.or(config.remote.url);

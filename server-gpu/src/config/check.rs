@@ -118,6 +118,9 @@ impl Config {
         if self.log.parse::<Targets>().is_err() {
             return setting("log", format!("{:?} is no level; try info, or lenslet_server=debug", self.log));
         }
+        if self.grpc_listen.is_some() && !cfg!(feature = "grpc") {
+            return setting("grpc_listen", "this server was built without the feature grpc");
+        }
         if let Some(tls) = &self.tls {
             if !cfg!(feature = "tls") {
                 return setting("tls", "this server was built without the feature tls");

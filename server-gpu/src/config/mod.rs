@@ -196,6 +196,8 @@ pub struct Config {
     pub models: Vec<ModelConfig>,
     /// Address to listen on; port 0 takes a free one.
     pub listen: SocketAddr,
+    /// Address to speak gRPC on, in plain text or TLS as HTTP is; none if left out.
+    pub grpc_listen: Option<SocketAddr>,
     /// Which engine runs the models.
     pub engine: EngineKind,
     /// Where it computes.
@@ -235,6 +237,7 @@ impl Default for Config {
         Config {
             models: vec![],
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            grpc_listen: None,
             engine: EngineKind::Auto,
             device: Device::Auto,
             threads: 0,

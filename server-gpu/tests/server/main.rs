@@ -4,6 +4,8 @@ mod browser;
 mod chat;
 mod clients;
 mod embeddings;
+#[cfg(feature = "grpc")]
+mod grpc;
 mod health;
 mod hostile;
 mod http;
