@@ -1,6 +1,7 @@
 """NVIDIA's gRPC client of the Open Inference Protocol against the server: argv is host:port and a key."""
 
 import sys
+import time
 
 import numpy
 import tritonclient.grpc as grpc
@@ -15,7 +16,7 @@ assert client.is_model_ready("emoji-clip.image", "1", headers=headers)
 assert client.get_server_metadata(headers=headers).name == "lenslet-server"
 metadata = client.get_model_metadata("emoji-clip.image", headers=headers)
 assert metadata.inputs[0].name == "pixel_values" and metadata.inputs[0].datatype == "FP32", metadata
-assert metadata.inputs[0].shape[0] == -1 and metadata.properties["fingerprint"], metadata
+assert metadata.inputs[0].shape[0] == -1 and metadata.versions == ["1"], metadata
 
 pixels = numpy.random.default_rng(0).normal(size=(2, 3, 112, 112)).astype(numpy.float32)
 
@@ -63,10 +64,8 @@ for _ in range(8):
         headers=headers,
         callback=lambda result, error: results.append((result, error)),
     )
-client.close()
-import time
-
 started = time.monotonic()
 while len(results) < 8 and time.monotonic() - started < 60:
     time.sleep(0.01)
 assert len(results) == 8 and all(error is None for _, error in results), results
+client.close()

@@ -233,7 +233,11 @@ mod tests {
         assert_eq!(read::<ModelInferRequest>(good.clone().into()).unwrap().inputs[0].name, "x");
         let short = good[..good.len() - 1].to_vec();
         for bytes in [short, vec![0xff; 20], vec![0x2a, 0x7f], vec![0x2a, 1, 0x0b], vec![0x08, 1]] {
-            assert_eq!(read::<ModelInferRequest>(bytes.clone().into()).unwrap_err().code, "invalid_message", "{bytes:?}");
+            assert_eq!(
+                read::<ModelInferRequest>(bytes.clone().into()).unwrap_err().code,
+                "invalid_message",
+                "{bytes:?}"
+            );
         }
     }
 }

@@ -14,8 +14,8 @@ use tonic::server::NamedService;
 
 use super::codec::Held;
 use super::{Inference, status};
-use crate::api::gate::{Record, admit, guard};
 use crate::api::body;
+use crate::api::gate::{Record, admit, guard};
 use crate::app::App;
 use crate::error::{Reason, ServeError};
 
@@ -74,7 +74,8 @@ fn is_grpc(headers: &HeaderMap) -> bool {
 /// Reads the body as those of HTTP requests are read, and answers it.
 async fn serve(app: &Arc<App>, request: Request, next: Next) -> Response {
     let (head, body) = request.into_parts();
-    let read = match body::read(app, &head.headers, body).await.and_then(|read| one_message(&read.bytes).map(|()| read)) {
+    let read = match body::read(app, &head.headers, body).await.and_then(|read| one_message(&read.bytes).map(|()| read))
+    {
         Ok(read) => read,
         Err(error) => return refuse(&error),
     };
@@ -106,8 +107,10 @@ fn one_message(body: &Bytes) -> Result<(), ServeError> {
 /// How long the client waits, by its header: up to eight digits and a unit.
 fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, ServeError> {
     let Some(value) = headers.get("grpc-timeout") else { return Ok(None) };
-    let wrong = || ServeError::bad_request("invalid_header", "grpc-timeout must be up to 8 digits and H, M, S, m, u or n");
-    let (digits, unit) = value.to_str().ok().and_then(|text| text.split_at_checked(text.len().wrapping_sub(1))).ok_or_else(wrong)?;
+    let wrong =
+        || ServeError::bad_request("invalid_header", "grpc-timeout must be up to 8 digits and H, M, S, m, u or n");
+    let (digits, unit) =
+        value.to_str().ok().and_then(|text| text.split_at_checked(text.len().wrapping_sub(1))).ok_or_else(wrong)?;
     let fine = (1..=8).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
     let n: u64 = digits.parse().ok().filter(|_| fine).ok_or_else(wrong)?;
     Ok(Some(match unit {
@@ -127,8 +130,11 @@ mod tests {
 
     #[test]
     fn timeouts_are_read() {
-        let read = |text: &str| timeout(&HeaderMap::from_iter([("grpc-timeout".parse().unwrap(), text.parse().unwrap())]));
-        for (text, wanted) in [("2H", 7200.0), ("3M", 180.0), ("4S", 4.0), ("500m", 0.5), ("7u", 7e-6), ("99999999n", 0.099_999_999)] {
+        let read =
+            |text: &str| timeout(&HeaderMap::from_iter([("grpc-timeout".parse().unwrap(), text.parse().unwrap())]));
+        for (text, wanted) in
+            [("2H", 7200.0), ("3M", 180.0), ("4S", 4.0), ("500m", 0.5), ("7u", 7e-6), ("99999999n", 0.099_999_999)]
+        {
             assert_eq!(read(text).unwrap().unwrap().as_secs_f64(), wanted, "{text}");
         }
         for text in ["", "S", "5", "5s", "-5S", "123456789S", "+1S", "5 S", "５S"] {
@@ -142,7 +148,9 @@ mod tests {
         let check = |bytes: &[u8]| one_message(&Bytes::copy_from_slice(bytes)).map_err(|e| e.code.into_owned());
         assert_eq!(check(&[0, 0, 0, 0, 0]), Ok(()));
         assert_eq!(check(&[0, 0, 0, 0, 2, 7, 7]), Ok(()));
-        for wrong in [&[][..], &[0, 0, 0, 0], &[0, 0, 0, 0, 1], &[0, 0xff, 0xff, 0xff, 0xff, 1], &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0]] {
+        for wrong in
+            [&[][..], &[0, 0, 0, 0], &[0, 0, 0, 0, 1], &[0, 0xff, 0xff, 0xff, 0xff, 1], &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0]]
+        {
             assert_eq!(check(wrong), Err("invalid_frame".to_owned()), "{wrong:?}");
         }
         assert_eq!(check(&[1, 0, 0, 0, 0]), Err("compressed".to_owned()));

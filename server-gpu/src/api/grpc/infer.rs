@@ -110,7 +110,9 @@ fn typed(contents: &InferTensorContents, datatype: &str) -> Result<Vec<u8>, Serv
     if count != all {
         return Err(wrong(format!("contents holds elements of another type than {datatype}")));
     }
-    bytes.ok_or_else(|| ServeError::bad_request("invalid_tensor", format!("contents holds an element that is no {datatype}")))
+    bytes.ok_or_else(|| {
+        ServeError::bad_request("invalid_tensor", format!("contents holds an element that is no {datatype}"))
+    })
 }
 
 /// A parameter, if it is there.
@@ -158,7 +160,8 @@ pub(super) fn answer(
 ) -> Result<ModelInferResponse, ServeError> {
     let typed: Option<Vec<InferTensorContents>> =
         if wanted.iter().any(|output| output.binary) { None } else { tensors.iter().map(contents).collect() };
-    let raw = if typed.is_some() { vec![] } else { tensors.iter().map(|t| Bytes::copy_from_slice(t.bytes())).collect() };
+    let raw =
+        if typed.is_some() { vec![] } else { tensors.iter().map(|t| Bytes::copy_from_slice(t.bytes())).collect() };
     let mut typed = typed.unwrap_or_default().into_iter();
     let output = |(wanted, tensor): (&Wanted, &Tensor)| InferOutputTensor {
         name: wanted.name.clone(),
