@@ -15,6 +15,7 @@ pub mod hosted;
 pub mod load;
 pub mod metrics;
 mod oip;
+mod outbound;
 pub mod schedule;
 pub mod serve;
 pub mod telemetry;

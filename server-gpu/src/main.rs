@@ -17,7 +17,6 @@ fn main() -> ExitCode {
             return ExitCode::from(BAD_USAGE);
         }
     };
-    telemetry::log(&config);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -25,7 +24,15 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    let telemetry = match telemetry::start(&config, runtime.handle()) {
+        Ok(telemetry) => telemetry,
+        Err(error) => {
+            eprintln!("lenslet-server: traces: {error}");
+            return ExitCode::from(BAD_USAGE);
+        }
+    };
     let code = runtime.block_on(run(config));
+    telemetry.end();
     // Work that nobody waits for any more does not hold up the end.
     runtime.shutdown_background();
     code

@@ -14,6 +14,7 @@ use axum::middleware::Next;
 use axum::response::Response;
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use tracing::{Instrument as _, Span};
 
 use super::answer;
 use super::keys::Client;
@@ -21,6 +22,7 @@ use crate::app::{App, UnderWay};
 use crate::context::{Context, Priority};
 use crate::error::{Reason, ServeError};
 use crate::metrics;
+use crate::telemetry::spans;
 
 /// How urgent a request says it is: `high`, `normal` or `low`.
 pub(super) const PRIORITY: &str = "x-lenslet-priority";
@@ -35,9 +37,12 @@ pub(super) const REQUEST_ID: &str = "x-request-id";
 pub(super) async fn gate(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();
     let path = request.uri().path().to_owned();
-    let mut record = Record::new(route, request.headers());
+    let mut record = Record::new(route, &request);
     let (response, under_way) = match admit(&app, &request) {
-        Ok((under_way, context)) => (context.scope(next.run(request)).await, Some(under_way)),
+        Ok((under_way, context)) => {
+            let answer = context.scope(next.run(request)).instrument(record.span.clone());
+            (answer.await, Some(under_way))
+        }
         Err(error) => (answer::for_path(error, &path), None),
     };
     record.status = response.status().as_u16();
@@ -122,12 +127,16 @@ pub(super) struct Record {
     pub(super) status: u16,
     complete: bool,
     started: Instant,
+    /// Ends with it.
+    pub(super) span: Span,
 }
 
 impl Record {
     /// Of a request that has just come.
-    pub(super) fn new(route: String, headers: &HeaderMap) -> Record {
-        Record { route, id: request_id(headers), status: 0, complete: false, started: Instant::now() }
+    pub(super) fn new(route: String, request: &Request) -> Record {
+        let id = request_id(request.headers());
+        let span = spans::request(request.method(), &route, &id, request.headers());
+        Record { route, id, status: 0, complete: false, started: Instant::now(), span }
     }
 }
 
@@ -136,7 +145,9 @@ impl Drop for Record {
         let time = self.started.elapsed();
         metrics::request(&self.route, self.status, time);
         let (route, id, status, complete) = (&self.route, &self.id, self.status, self.complete);
-        tracing::info!(target: "lenslet_server::request", route, id, status, complete, ms = time.as_secs_f64() * 1e3);
+        spans::answered(&self.span, status, complete);
+        let (trace_id, ms) = (spans::trace_id(&self.span), time.as_secs_f64() * 1e3);
+        tracing::info!(target: "lenslet_server::request", route, id, trace_id, status, complete, ms);
     }
 }
 

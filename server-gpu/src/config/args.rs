@@ -88,6 +88,11 @@ pub struct Args {
     /// How logs are written
     #[arg(long, env = "LENSLET_LOG_FORMAT", value_enum)]
     pub log_format: Option<LogFormat>,
+    /// An OpenTelemetry collector that traces are sent to (needs the feature otlp)
+    // Others set this variable for all programs of a machine: one that has no use for it is not to stumble over it.
+    #[cfg_attr(feature = "otlp", arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL"))]
+    #[cfg_attr(not(feature = "otlp"), arg(long, value_name = "URL"))]
+    pub otlp_endpoint: Option<String>,
 }
 
 /// Takes the place of a setting, if it was given.
@@ -128,6 +133,7 @@ impl Args {
         set(&mut config.schedule.max_queue_delay_us, self.max_queue_delay_us);
         set(&mut config.log, self.log);
         set(&mut config.log_format, self.log_format);
+        config.otlp_endpoint = self.otlp_endpoint.or(config.otlp_endpoint);
         config.grpc_listen = self.grpc_listen.or(config.grpc_listen);
         config.api_keys_file = self.api_keys_file.or(config.api_keys_file);
         config.ort.library = self.ort_library.or(config.ort.library);

@@ -220,6 +220,8 @@ pub struct Config {
     pub log: String,
     /// How logs are written.
     pub log_format: LogFormat,
+    /// Address of an OpenTelemetry collector that traces are sent to, `http://host:4318`; none are made if left out.
+    pub otlp_endpoint: Option<String>,
     /// See [`LimitsConfig`].
     pub limits: LimitsConfig,
     /// See [`ScheduleConfig`].
@@ -249,6 +251,7 @@ impl Default for Config {
             drain_grace_s: 0.0,
             log: "info".into(),
             log_format: LogFormat::Json,
+            otlp_endpoint: None,
             limits: LimitsConfig::default(),
             schedule: ScheduleConfig::default(),
             ort: OrtConfig::default(),

@@ -12,6 +12,7 @@ mod http;
 mod oip;
 mod operate;
 mod ort;
+mod program;
 mod python;
 mod remote;
 mod restarts;
@@ -19,3 +20,5 @@ mod schedule;
 mod setup;
 #[cfg(feature = "tls")]
 mod tls;
+#[cfg(feature = "otlp")]
+mod traces;

@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::{Buf, Bytes};
 use tonic::Status;
 use tonic::server::NamedService;
+use tracing::Instrument as _;
 
 use super::codec::Held;
 use super::{Inference, status};
@@ -41,12 +42,13 @@ pub(super) async fn gate(State(app): State<Arc<App>>, request: Request, next: Ne
     }
     let known = call.and_then(|call| CALLS.into_iter().find(|known| *known == call));
     let route = known.map_or("none".to_owned(), |call| format!("/{}/{call}", Inference::NAME));
-    let mut record = Record::new(route, request.headers());
+    let mut record = Record::new(route, &request);
     let (response, under_way) = match admit(&app, &request) {
         Ok((under_way, mut context)) => match timeout(request.headers()) {
             Ok(timeout) => {
                 context.hurry(timeout.and_then(|timeout| Instant::now().checked_add(timeout)));
-                (context.scope(serve(&app, request, next)).await, Some(under_way))
+                let answer = context.scope(serve(&app, request, next)).instrument(record.span.clone());
+                (answer.await, Some(under_way))
             }
             Err(error) => (refuse(&error), Some(under_way)),
         },
