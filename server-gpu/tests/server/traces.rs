@@ -33,11 +33,15 @@ impl Collector {
     fn start() -> Collector {
         let bodies = Arc::new(Mutex::new(vec![]));
         let kept = bodies.clone();
-        let take = post(async move |request: Request| {
-            assert_eq!(request.headers()["content-type"], "application/x-protobuf");
-            assert_eq!(request.headers()["x-tenant"], "ours");
-            kept.lock().unwrap().push(to_bytes(request.into_body(), usize::MAX).await.unwrap().to_vec());
-            StatusCode::OK
+        let take = post(move |request: Request| {
+            let kept = kept.clone();
+            async move {
+                assert_eq!(request.headers()["content-type"], "application/x-protobuf");
+                assert_eq!(request.headers()["x-tenant"], "ours");
+                let body = to_bytes(request.into_body(), usize::MAX).await.unwrap();
+                kept.lock().unwrap().push(body.to_vec());
+                StatusCode::OK
+            }
         });
         let listener = block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
