@@ -55,6 +55,9 @@ pub struct Args {
     /// Seconds that requests under way have to finish when the server is told to end
     #[arg(long, env = "LENSLET_DRAIN_LIMIT_S", value_name = "SECONDS")]
     pub drain_limit_s: Option<f64>,
+    /// Seconds that it goes on refusing requests before that, until load balancers have noticed
+    #[arg(long, env = "LENSLET_DRAIN_GRACE_S", value_name = "SECONDS")]
+    pub drain_grace_s: Option<f64>,
     /// Runs that may wait before requests are refused with 429
     #[arg(long, env = "LENSLET_MAX_QUEUE", value_name = "N")]
     pub max_queue: Option<usize>,
@@ -127,6 +130,7 @@ impl Args {
         set(&mut config.threads, self.threads);
         set(&mut config.cache_bytes, self.cache_bytes);
         set(&mut config.drain_limit_s, self.drain_limit_s);
+        set(&mut config.drain_grace_s, self.drain_grace_s);
         set(&mut config.schedule.max_queue, self.max_queue);
         set(&mut config.schedule.max_batch_images, self.max_batch_images);
         set(&mut config.schedule.max_batch_tokens, self.max_batch_tokens);

@@ -115,13 +115,14 @@ impl Sender {
     }
 
     async fn send(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
-        let answer = self.client.request(request.map(Full::new));
-        let read = async {
-            let (head, body) = answer.await?.into_parts();
+        let client = self.client.clone();
+        let read = async move {
+            let (head, body) = client.request(request.map(Full::new)).await?.into_parts();
             let body = Limited::new(body, MAX_ANSWER).collect().await?.to_bytes();
             Ok::<_, HttpError>(Response::from_parts(head, body))
         };
-        let read = self.runtime.spawn(tokio::time::timeout(PATIENCE, read));
+        // Clocks and connections belong to the runtime.
+        let read = self.runtime.spawn(async move { tokio::time::timeout(PATIENCE, read).await });
         read.await?.map_err(|_| HttpError::from("it does not answer"))?
     }
 }
