@@ -78,7 +78,7 @@ def render(values):
 
 def check_dockerfiles():
     for name in ["Dockerfile", "Dockerfile.cuda"]:
-        run(f"{name}: hadolint", BIN / "hadolint", "--failure-threshold", "info", HERE / name)
+        run(f"{name}: hadolint", BIN / "hadolint", "--no-color", "--failure-threshold", "info", HERE / name)
         text = (HERE / name).read_text()
         last = text[text.rindex("\nFROM ") :]
         check(f"{name}: does not run as root", re.search(r"^USER [1-9]\d*:[1-9]\d*$", last, re.M))

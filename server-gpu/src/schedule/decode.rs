@@ -85,7 +85,7 @@ impl Writing {
 impl Drop for Request {
     fn drop(&mut self) {
         // Known to the span of its writing only.
-        self.stage.record("lenslet.tokens", self.tokens);
+        spans::written(&self.stage, self.tokens);
     }
 }
 

@@ -36,7 +36,7 @@ pub(crate) fn request(method: &Method, route: &str, id: &str, headers: &HeaderMa
 
 /// The end of a request.
 pub(crate) fn answered(span: &Span, status: u16, complete: bool) {
-    span.record("http.response.status_code", status);
+    span.record("http.response.status_code", i64::from(status));
     span.record("lenslet.complete", complete);
     if status >= 500 {
         span.record("otel.status_code", "ERROR");
@@ -50,12 +50,12 @@ pub(crate) fn preprocess() -> Span {
 
 /// A run of a tower or a text waits for its turn.
 pub(crate) fn queue(depth: usize) -> Span {
-    info_span!(target: TARGET, "queue", lenslet.queue_depth = depth)
+    info_span!(target: TARGET, "queue", lenslet.queue_depth = whole(depth))
 }
 
 /// The engine works for a request.
 pub(crate) fn compute(request: &Span, stage: &str, rows: usize) -> Span {
-    info_span!(target: TARGET, parent: request, "compute", lenslet.stage = stage, lenslet.rows = rows)
+    info_span!(target: TARGET, parent: request, "compute", lenslet.stage = stage, lenslet.rows = whole(rows))
 }
 
 /// The engine works for all these parts at once.
@@ -67,8 +67,8 @@ pub(crate) fn batch(parts: &[Span], engine: &str, tower: &str, rows: usize) -> S
             "batch",
             lenslet.engine = engine,
             lenslet.tower = tower,
-            lenslet.rows = rows,
-            lenslet.requests = parts.len(),
+            lenslet.rows = whole(rows),
+            lenslet.requests = whole(parts.len()),
         );
         for part in parts {
             span.follows_from(part);
@@ -81,14 +81,24 @@ pub(crate) fn batch(parts: &[Span], engine: &str, tower: &str, rows: usize) -> S
         "batch",
         lenslet.engine = engine,
         lenslet.tower = tower,
-        lenslet.rows = rows,
-        lenslet.requests = 1,
+        lenslet.rows = whole(rows),
+        lenslet.requests = 1i64,
     )
 }
 
 /// A text is written, from its first step to its last.
 pub(crate) fn decode(request: &Span) -> Span {
     info_span!(target: TARGET, parent: request, "decode", lenslet.tokens = field::Empty)
+}
+
+/// What a text has become.
+pub(crate) fn written(span: &Span, tokens: usize) {
+    span.record("lenslet.tokens", whole(tokens));
+}
+
+/// A number as OpenTelemetry has them; others become strings.
+fn whole(n: usize) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
 }
 
 /// Names the current span to the server that these headers go to.

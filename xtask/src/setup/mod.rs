@@ -7,6 +7,7 @@
 pub(crate) mod aarch64;
 mod apt;
 mod chromium;
+pub(crate) mod deploy;
 mod lavapipe;
 mod node;
 mod python;
@@ -35,6 +36,8 @@ pub(crate) enum Component {
     Aarch64,
     /// Python with virtual environments, for clients that others wrote.
     Python,
+    /// Helm, hadolint, promtool and schemas, for the files that deploy the server.
+    Deploy,
 }
 
 /// How a component was found.
@@ -49,8 +52,16 @@ pub(crate) enum State {
 }
 
 impl Component {
-    pub(crate) const ALL: &[Self] =
-        &[Self::Wasm, Self::Node, Self::NodePackages, Self::Chromium, Self::Lavapipe, Self::Aarch64, Self::Python];
+    pub(crate) const ALL: &[Self] = &[
+        Self::Wasm,
+        Self::Node,
+        Self::NodePackages,
+        Self::Chromium,
+        Self::Lavapipe,
+        Self::Aarch64,
+        Self::Python,
+        Self::Deploy,
+    ];
 
     fn name(self) -> &'static str {
         match self {
@@ -61,6 +72,7 @@ impl Component {
             Self::Lavapipe => "lavapipe",
             Self::Aarch64 => "aarch64",
             Self::Python => "python",
+            Self::Deploy => "deploy",
         }
     }
 
@@ -73,12 +85,13 @@ impl Component {
             Self::Lavapipe => lavapipe::ensure(),
             Self::Aarch64 => aarch64::ensure(workspace),
             Self::Python => python::ensure(),
+            Self::Deploy => deploy::ensure(workspace),
         }
     }
 
     /// Whether the tasks do without it: what needs it says that it is left out.
     fn is_optional(self) -> bool {
-        self == Self::Aarch64
+        matches!(self, Self::Aarch64 | Self::Deploy)
     }
 }
 

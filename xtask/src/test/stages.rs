@@ -37,6 +37,8 @@ pub(super) enum Requires {
     File(&'static str),
     /// A compiler for aarch64 and an emulator.
     Aarch64,
+    /// Helm, hadolint and schemas.
+    Deploy,
 }
 
 impl Requires {
@@ -46,6 +48,7 @@ impl Requires {
             Self::Nothing => None,
             Self::File(path) => (!workspace.path(path).exists()).then(|| format!("this checkout has no {path}")),
             Self::Aarch64 => setup::aarch64::missing(workspace),
+            Self::Deploy => setup::deploy::missing(workspace),
         }
     }
 }
@@ -119,6 +122,15 @@ pub(super) const STAGES: &[Stage] = &[
         needs: &[],
         requires: Requires::Nothing,
         command: |_| xtask(&["setup"]),
+        counter: whole,
+    },
+    Stage {
+        name: "deploy",
+        about: "images, chart and settings that deploy the server: hadolint, helm lint, schemas, promtool",
+        quick: false,
+        needs: &["setup"],
+        requires: Requires::Deploy,
+        command: setup::deploy::check,
         counter: whole,
     },
     Stage {
