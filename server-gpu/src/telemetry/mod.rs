@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::runtime::Handle;
-use tracing_subscriber::filter::{FilterExt as _, Targets, filter_fn};
+use tracing_subscriber::filter::{FilterExt as _, LevelFilter, Targets, filter_fn};
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
@@ -45,7 +45,8 @@ impl Telemetry {
 pub fn start(config: &Config, runtime: &Handle) -> Result<Telemetry, String> {
     let levels: Targets = config.log.parse().unwrap_or_default();
     // Spans are for traces.
-    let logged = levels.and(filter_fn(|metadata| metadata.is_event()));
+    let events = filter_fn(|metadata| metadata.is_event()).with_max_level_hint(LevelFilter::TRACE);
+    let logged = levels.and(events);
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let layer = match config.log_format {
         LogFormat::Json => layer.json().flatten_event(true).with_current_span(false).with_filter(logged).boxed(),
