@@ -1,16 +1,19 @@
 """Checks what this folder deploys, as far as that goes without Docker and Kubernetes: `cargo xtask test --only deploy`.
 
-The Dockerfiles pass hadolint. The chart passes Helm's own lint, and renders, with values that turn on all it has, to objects that
-the schemas of Kubernetes accept; wrong values are refused. Compose's file matches its schema. Rules and settings of Prometheus pass
-promtool (argv[1], if it is there), and the metrics they ask for exist.
+The Dockerfiles pass hadolint, and their context is a workspace of Cargo. The chart passes Helm's own lint, and renders, with
+values that turn on all it has, to objects that the schemas of Kubernetes accept; wrong values are refused. Compose's file
+matches its schema. Rules and settings of Prometheus pass promtool (argv[1], if it is there), and the metrics they ask for
+exist.
 """
 
 import copy
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 
 import helm_python
 import kubernetes_validate
@@ -87,6 +90,21 @@ def check_dockerfiles():
         for variable in re.findall(r"\b(LENSLET_\w+|ORT_\w+)=", last):
             known = f'"{variable}"' in flags or variable == "LENSLET_MODELS"
             check(f"{name}: the server reads {variable}", known)
+
+
+def check_context():
+    """The images' context has what Cargo looks for in a workspace: a copy of what .dockerignore lets through is one."""
+    root = HERE.parents[1]
+    lines = (root / ".dockerignore").read_text().split()
+    passed = [line[1:] for line in lines if line.startswith("!")]
+    with tempfile.TemporaryDirectory() as folder:
+        copy_root = pathlib.Path(folder)
+        for path in [path for pattern in passed for path in root.glob(pattern)]:
+            target = copy_root / path.relative_to(root)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copytree(path, target) if path.is_dir() else shutil.copy(path, target)
+        metadata = ["cargo", "metadata", "--locked", "--offline", "--no-deps", "--format-version", "1"]
+        run(".dockerignore: what it lets through is a workspace", *metadata, cwd=folder)
 
 
 def check_chart():
@@ -191,6 +209,7 @@ def check_compose(promtool):
 
 os.chdir(HERE)
 check_dockerfiles()
+check_context()
 check_chart()
 check_kserve()
 check_compose(sys.argv[1] if len(sys.argv) > 1 else None)
