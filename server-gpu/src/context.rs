@@ -52,6 +52,14 @@ impl Context {
         CURRENT.scope(self, future)
     }
 
+    /// Moves the deadline forward to `deadline`, if that is earlier.
+    pub fn hurry(&mut self, deadline: Option<Instant>) {
+        self.deadline = match (self.deadline, deadline) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+    }
+
     /// Whether the deadline has passed.
     pub fn expired(&self) -> bool {
         self.deadline.is_some_and(|deadline| deadline <= Instant::now())

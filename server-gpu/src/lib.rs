@@ -18,6 +18,7 @@ pub mod jobs;
 pub mod load;
 pub mod metrics;
 mod oip;
+mod outbound;
 pub mod schedule;
 pub mod serve;
 pub mod telemetry;

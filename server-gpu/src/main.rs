@@ -23,7 +23,6 @@ fn main() -> ExitCode {
             return ExitCode::from(BAD_USAGE);
         }
     };
-    telemetry::log(&config);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -31,7 +30,15 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    let telemetry = match telemetry::start(&config, runtime.handle()) {
+        Ok(telemetry) => telemetry,
+        Err(error) => {
+            eprintln!("lenslet-server: traces: {error}");
+            return ExitCode::from(BAD_USAGE);
+        }
+    };
     let code = if works { runtime.block_on(work(config)) } else { runtime.block_on(serve(config)) };
+    telemetry.end();
     // Work that nobody waits for any more does not hold up the end.
     runtime.shutdown_background();
     code
@@ -52,6 +59,10 @@ async fn serve(config: Config) -> ExitCode {
         Err(error) => return failed(&error),
     };
     tracing::info!(address = %server.address(), "listening");
+    #[cfg(feature = "grpc")]
+    if let Some(address) = server.grpc_address() {
+        tracing::info!(%address, "listening for gRPC");
+    }
     let loaded = tokio::select! {
         loaded = server.load() => loaded,
         () = told.ending() => return ExitCode::SUCCESS,

@@ -44,8 +44,44 @@ pub enum StartError {
 pub struct Server {
     address: SocketAddr,
     app: Arc<App>,
-    accepting: tokio::task::JoinHandle<()>,
+    accepting: Vec<tokio::task::JoinHandle<()>>,
     stop: watch::Sender<bool>,
+    #[cfg(feature = "grpc")]
+    grpc: Option<Grpc>,
+}
+
+/// Where a server speaks gRPC.
+#[cfg(feature = "grpc")]
+struct Grpc {
+    address: SocketAddr,
+    health: api::grpc::Health,
+}
+
+/// What is spoken on a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Protocol {
+    Http,
+    #[cfg(feature = "grpc")]
+    Grpc,
+}
+
+impl Protocol {
+    /// Its name in a TLS handshake.
+    #[cfg(feature = "tls")]
+    fn alpn(self) -> &'static [u8] {
+        match self {
+            Protocol::Http => b"http/1.1",
+            #[cfg(feature = "grpc")]
+            Protocol::Grpc => b"h2",
+        }
+    }
+}
+
+async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let failed = |source| StartError::Listen { address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    Ok((listener, address))
 }
 
 impl Server {
@@ -54,7 +90,7 @@ impl Server {
     /// # Errors
     /// [`StartError::Listen`] and [`StartError::Tls`].
     pub async fn bind(app: App) -> Result<Server, StartError> {
-        Server::bind_with(app, api::router).await
+        Server::bind_with(app, api::router, true).await
     }
 
     /// Begins to listen as a worker of jobs does: for its health and its metrics alone.
@@ -62,22 +98,43 @@ impl Server {
     /// # Errors
     /// As [`Server::bind`].
     pub async fn bind_worker(app: App) -> Result<Server, StartError> {
-        Server::bind_with(app, api::worker_router).await
+        Server::bind_with(app, api::worker_router, false).await
     }
 
-    async fn bind_with(app: App, router: fn(Arc<App>) -> Router) -> Result<Server, StartError> {
-        let address = app.config.listen;
-        let failed = |source| StartError::Listen { address, source };
-        let acceptor = Acceptor::new(&app.config)?;
-        let listener = TcpListener::bind(address).await.map_err(failed)?;
-        let address = listener.local_addr().map_err(failed)?;
+    /// `answers`: not only for health and metrics.
+    async fn bind_with(app: App, router: fn(Arc<App>) -> Router, answers: bool) -> Result<Server, StartError> {
+        let acceptor = Acceptor::new(&app.config, Protocol::Http)?;
+        let (listener, address) = listen(app.config.listen).await?;
         let app = Arc::new(app);
         if let Some(prometheus) = app.prometheus.clone() {
             tokio::spawn(keep_counts(prometheus, Arc::downgrade(&app)));
         }
         let (stop, stopped) = watch::channel(false);
-        let accepting = tokio::spawn(accept(listener, acceptor, app.clone(), router(app.clone()), stopped));
-        Ok(Server { address, app, accepting, stop })
+        let port = Port { protocol: Protocol::Http, listener, acceptor, router: router(app.clone()) };
+        let mut accepting = vec![];
+        #[cfg(feature = "grpc")]
+        let grpc = match app.config.grpc_listen.filter(|_| answers) {
+            None => None,
+            Some(address) => {
+                let acceptor = Acceptor::new(&app.config, Protocol::Grpc)?;
+                let (listener, address) = listen(address).await?;
+                let (router, health) = api::grpc::router(app.clone()).await;
+                let port = Port { protocol: Protocol::Grpc, listener, acceptor, router };
+                accepting.push(tokio::spawn(port.accept(app.clone(), stopped.clone())));
+                Some(Grpc { address, health })
+            }
+        };
+        #[cfg(not(feature = "grpc"))]
+        let _ = answers;
+        accepting.push(tokio::spawn(port.accept(app.clone(), stopped)));
+        Ok(Server {
+            address,
+            app,
+            accepting,
+            stop,
+            #[cfg(feature = "grpc")]
+            grpc,
+        })
     }
 
     /// Connects to the queue of jobs, if there is one, loads the models and warms them up.
@@ -94,6 +151,7 @@ impl Server {
         let models = load::load(&self.app.config).await?;
         // Nobody else sets it.
         let _ = self.app.models.set(models);
+        self.tell_health().await;
         Ok(())
     }
 
@@ -112,6 +170,20 @@ impl Server {
         self.address
     }
 
+    /// Where it speaks gRPC, if it does.
+    #[cfg(feature = "grpc")]
+    pub fn grpc_address(&self) -> Option<SocketAddr> {
+        self.grpc.as_ref().map(|grpc| grpc.address)
+    }
+
+    /// Tells those that watch whether the server is ready.
+    async fn tell_health(&self) {
+        #[cfg(feature = "grpc")]
+        if let Some(grpc) = &self.grpc {
+            grpc.health.set(self.app.ready()).await;
+        }
+    }
+
     /// What its requests share.
     pub fn app(&self) -> &Arc<App> {
         &self.app
@@ -121,12 +193,14 @@ impl Server {
     pub async fn drain(self) -> bool {
         let config = &self.app.config;
         self.app.drain();
+        self.tell_health().await;
         tokio::time::sleep(Duration::from_secs_f64(config.drain_grace_s)).await;
         let limit = Duration::from_secs_f64(config.drain_limit_s);
         let finished = tokio::time::timeout(limit, self.app.idle()).await.is_ok();
         let _ = self.stop.send(true);
         // Connections that are kept alive without a request are closed; none of them is waited for long.
-        let _ = tokio::time::timeout(Duration::from_secs(2), self.accepting).await;
+        let ended = futures_util::future::join_all(self.accepting);
+        let _ = tokio::time::timeout(Duration::from_secs(2), ended).await;
         finished
     }
 }
@@ -151,50 +225,58 @@ async fn watch_queue(jobs: std::sync::Weak<Jobs>) {
     }
 }
 
-async fn accept(
+/// A port that is listened on.
+struct Port {
+    protocol: Protocol,
     listener: TcpListener,
     acceptor: Acceptor,
-    app: Arc<App>,
     router: Router,
-    mut stopped: watch::Receiver<bool>,
-) {
-    let places = Arc::new(Semaphore::new(app.config.limits.max_connections));
-    let patience = Duration::from_secs_f64(app.config.limits.read_timeout_s);
-    let graceful = GracefulShutdown::new();
-    loop {
-        // Connections beyond the limit wait in the system's queue.
-        let place = tokio::select! {
-            place = places.clone().acquire_owned() => place,
-            _ = stopped.changed() => break,
-        };
-        let Ok(place) = place else { break };
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            _ = stopped.changed() => break,
-        };
-        let (stream, peer) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                // Out of file descriptors, most likely: it passes when connections end.
-                tracing::warn!(%error, "cannot accept a connection");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
-        let _ = stream.set_nodelay(true);
-        let connection = Connection { peer, router: router.clone(), patience, watcher: graceful.watcher() };
-        let acceptor = acceptor.clone();
-        tokio::spawn(async move {
-            acceptor.serve(stream, connection).await;
-            drop(place);
-        });
+}
+
+impl Port {
+    async fn accept(self, app: Arc<App>, mut stopped: watch::Receiver<bool>) {
+        let Port { protocol, listener, acceptor, router } = self;
+        let limits = &app.config.limits;
+        let places = Arc::new(Semaphore::new(limits.max_connections));
+        let patience = Duration::from_secs_f64(limits.read_timeout_s);
+        let graceful = GracefulShutdown::new();
+        loop {
+            // Connections beyond the limit wait in the system's queue.
+            let place = tokio::select! {
+                place = places.clone().acquire_owned() => place,
+                _ = stopped.changed() => break,
+            };
+            let Ok(place) = place else { break };
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                _ = stopped.changed() => break,
+            };
+            let (stream, peer) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    // Out of file descriptors, most likely: it passes when connections end.
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                }
+            };
+            let _ = stream.set_nodelay(true);
+            let watcher = graceful.watcher();
+            let connection = Connection { protocol, peer, router: router.clone(), patience, watcher };
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                acceptor.serve(stream, connection).await;
+                drop(place);
+            });
+        }
+        drop(listener);
+        graceful.shutdown().await;
     }
-    drop(listener);
-    graceful.shutdown().await;
 }
 
 /// A connection and what answers on it.
 struct Connection {
+    protocol: Protocol,
     peer: SocketAddr,
     router: Router,
     patience: Duration,
@@ -203,7 +285,7 @@ struct Connection {
 
 impl Connection {
     async fn serve(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
-        let Connection { peer, router, patience, watcher } = self;
+        let Connection { protocol, peer, router, patience, watcher } = self;
         let service = service_fn(move |request: Request<Incoming>| {
             let (mut parts, body) = request.into_parts();
             parts.extensions.insert(ConnectInfo(peer));
@@ -211,13 +293,67 @@ impl Connection {
             let mut router = router.clone();
             async move { tower_service::Service::call(&mut router, request).await }
         });
-        let connection = hyper::server::conn::http1::Builder::new()
+        match protocol {
+            Protocol::Http => {
+                let connection = hyper::server::conn::http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    // A client that sends its head byte by byte is cut off.
+                    .header_read_timeout(patience)
+                    .serve_connection(TokioIo::new(stream), service);
+                // A client that breaks off is no event.
+                let _ = watcher.watch(connection).await;
+            }
+            #[cfg(feature = "grpc")]
+            Protocol::Grpc => {
+                let Some(stream) = http2::begun(stream, patience).await else { return };
+                let connection = http2::builder(patience).serve_connection(TokioIo::new(stream), service);
+                let _ = watcher.watch(connection).await;
+            }
+        }
+    }
+}
+
+/// HTTP/2 for gRPC, which needs its trailers.
+#[cfg(feature = "grpc")]
+mod http2 {
+    use std::io::Cursor;
+    use std::time::Duration;
+
+    use hyper::server::conn::http2::Builder;
+    use hyper_util::rt::{TokioExecutor, TokioTimer};
+    use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
+
+    /// What every client sends first (RFC 9113, 3.4).
+    const PREFACE: [u8; 24] = *b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+    /// The connection, once the client has sent its first bytes: who does not is cut off, and holds no place for long.
+    pub(super) async fn begun(
+        mut stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        patience: Duration,
+    ) -> Option<impl AsyncRead + AsyncWrite + Unpin + Send + 'static> {
+        let mut preface = [0; PREFACE.len()];
+        let read = tokio::time::timeout(patience, stream.read_exact(&mut preface)).await;
+        if read.ok()?.is_err() || preface != PREFACE {
+            return None;
+        }
+        let (reader, writer) = tokio::io::split(stream);
+        Some(tokio::io::join(Cursor::new(preface).chain(reader), writer))
+    }
+
+    /// What a client may take of a connection.
+    pub(super) fn builder(patience: Duration) -> Builder<TokioExecutor> {
+        let mut builder = Builder::new(TokioExecutor::new());
+        builder
             .timer(TokioTimer::new())
-            // A client that sends its head byte by byte is cut off.
-            .header_read_timeout(patience)
-            .serve_connection(TokioIo::new(stream), service);
-        // A client that breaks off is no event.
-        let _ = watcher.watch(connection).await;
+            // A client that is gone, or hangs, is found by its silence.
+            .keep_alive_interval(patience)
+            .keep_alive_timeout(patience)
+            .max_concurrent_streams(128)
+            .max_header_list_size(16 << 10)
+            // What a client may send before anybody has looked at it.
+            .initial_stream_window_size(256 << 10)
+            .initial_connection_window_size(512 << 10);
+        builder
     }
 }
 
@@ -230,7 +366,7 @@ struct Acceptor {
 
 #[cfg(not(feature = "tls"))]
 impl Acceptor {
-    fn new(_: &Config) -> Result<Acceptor, StartError> {
+    fn new(_: &Config, _: Protocol) -> Result<Acceptor, StartError> {
         Ok(Acceptor {})
     }
 
@@ -241,7 +377,7 @@ impl Acceptor {
 
 #[cfg(feature = "tls")]
 impl Acceptor {
-    fn new(config: &Config) -> Result<Acceptor, StartError> {
+    fn new(config: &Config, protocol: Protocol) -> Result<Acceptor, StartError> {
         use rustls::pki_types::pem::PemObject as _;
         use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
@@ -254,10 +390,11 @@ impl Acceptor {
         let certificates = certificates.map_err(|e| wrong(&e, &files.certificate))?;
         let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|e| wrong(&e, &files.key))?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = rustls::ServerConfig::builder_with_provider(provider)
+        let mut config = rustls::ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .and_then(|builder| builder.with_no_client_auth().with_single_cert(certificates, key))
             .map_err(|e| wrong(&e, &files.certificate))?;
+        config.alpn_protocols = vec![protocol.alpn().to_vec()];
         Ok(Acceptor { tls: Some(Arc::new(config).into()) })
     }
 

@@ -14,6 +14,7 @@ use axum::middleware::Next;
 use axum::response::Response;
 use bytes::Bytes;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use tracing::{Instrument as _, Span};
 
 use super::answer;
 use super::keys::Client;
@@ -21,6 +22,7 @@ use crate::app::{App, UnderWay};
 use crate::context::{Context, Priority};
 use crate::error::{Reason, ServeError};
 use crate::metrics;
+use crate::telemetry::spans;
 
 /// How urgent a request says it is: `high`, `normal` or `low`.
 pub(super) const PRIORITY: &str = "x-lenslet-priority";
@@ -35,20 +37,24 @@ pub(super) const REQUEST_ID: &str = "x-request-id";
 pub(super) async fn gate(State(app): State<Arc<App>>, mut request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();
     let path = request.uri().path().to_owned();
-    let id = request_id(request.headers());
-    let mut record = Record { route, id: id.clone(), status: 0, complete: false, started: Instant::now() };
-    let (mut response, under_way) = match admit(&app, &request) {
+    let mut record = Record::new(route, &request);
+    let (response, under_way) = match admit(&app, &request) {
         Ok((under_way, context, client)) => {
             request.extensions_mut().insert(Caller(client));
-            (context.scope(next.run(request)).await, Some(under_way))
+            let answer = context.scope(next.run(request)).instrument(record.span.clone());
+            (answer.await, Some(under_way))
         }
         Err(error) => (answer::for_path(error, &path), None),
     };
     record.status = response.status().as_u16();
-    if let Ok(id) = HeaderValue::from_str(&id) {
+    guard(response, record, under_way)
+}
+
+/// An answer with the request that it answers: one that is streamed is under way until its last byte.
+pub(super) fn guard(mut response: Response, record: Record, under_way: Option<UnderWay>) -> Response {
+    if let Ok(id) = HeaderValue::from_str(&record.id) {
         response.headers_mut().insert(REQUEST_ID, id);
     }
-    // An answer that is streamed is under way until its last byte.
     response.map(|body| Body::new(Guarded { body, record, _under_way: under_way }))
 }
 
@@ -67,7 +73,8 @@ fn request_id(headers: &HeaderMap) -> String {
 #[derive(Clone, Copy)]
 pub(super) struct Caller(pub(super) Option<Client>);
 
-fn admit(app: &Arc<App>, request: &Request) -> Result<(UnderWay, Context, Option<Client>), ServeError> {
+/// Takes a request of a client that may ask now.
+pub(super) fn admit(app: &Arc<App>, request: &Request) -> Result<(UnderWay, Context, Option<Client>), ServeError> {
     let client = match app.keys.check(request.headers())? {
         Some(key) => Some(Client::Key(key)),
         None => request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| Client::Address(info.0.ip())),
@@ -119,12 +126,23 @@ pub(super) async fn no_such_method(uri: Uri) -> Response {
 }
 
 /// What the log and the metrics say of a request once its answer has ended. Nothing of what it carried is in there.
-struct Record {
+pub(super) struct Record {
     route: String,
     id: String,
-    status: u16,
+    pub(super) status: u16,
     complete: bool,
     started: Instant,
+    /// Ends with it.
+    pub(super) span: Span,
+}
+
+impl Record {
+    /// Of a request that has just come.
+    pub(super) fn new(route: String, request: &Request) -> Record {
+        let id = request_id(request.headers());
+        let span = spans::request(request.method(), &route, &id, request.headers());
+        Record { route, id, status: 0, complete: false, started: Instant::now(), span }
+    }
 }
 
 impl Drop for Record {
@@ -132,7 +150,9 @@ impl Drop for Record {
         let time = self.started.elapsed();
         metrics::request(&self.route, self.status, time);
         let (route, id, status, complete) = (&self.route, &self.id, self.status, self.complete);
-        tracing::info!(target: "lenslet_server::request", route, id, status, complete, ms = time.as_secs_f64() * 1e3);
+        spans::answered(&self.span, status, complete);
+        let (trace_id, ms) = (spans::trace_id(&self.span), time.as_secs_f64() * 1e3);
+        tracing::info!(target: "lenslet_server::request", route, id, trace_id, status, complete, ms);
     }
 }
 

@@ -6,6 +6,8 @@ mod chat;
 mod cors;
 pub(crate) mod embeddings;
 mod gate;
+#[cfg(feature = "grpc")]
+pub mod grpc;
 mod health;
 pub(crate) mod input;
 mod jobs;

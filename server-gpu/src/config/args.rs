@@ -42,6 +42,9 @@ pub struct Args {
     /// Address to listen on
     #[arg(long, env = "LENSLET_LISTEN", value_name = "ADDRESS:PORT")]
     pub listen: Option<SocketAddr>,
+    /// Address to speak gRPC on (needs the feature grpc)
+    #[arg(long, env = "LENSLET_GRPC_LISTEN", value_name = "ADDRESS:PORT")]
+    pub grpc_listen: Option<SocketAddr>,
     /// What runs the models
     #[arg(long, env = "LENSLET_ENGINE", value_enum)]
     pub engine: Option<EngineKind>,
@@ -72,6 +75,9 @@ pub struct Args {
     /// Seconds that requests under way have to finish when the server is told to end
     #[arg(long, env = "LENSLET_DRAIN_LIMIT_S", value_name = "SECONDS")]
     pub drain_limit_s: Option<f64>,
+    /// Seconds that it goes on refusing requests before that, until load balancers have noticed
+    #[arg(long, env = "LENSLET_DRAIN_GRACE_S", value_name = "SECONDS")]
+    pub drain_grace_s: Option<f64>,
     /// Runs that may wait before requests are refused with 429
     #[arg(long, env = "LENSLET_MAX_QUEUE", value_name = "N")]
     pub max_queue: Option<usize>,
@@ -108,6 +114,11 @@ pub struct Args {
     /// How logs are written
     #[arg(long, env = "LENSLET_LOG_FORMAT", value_enum)]
     pub log_format: Option<LogFormat>,
+    /// An OpenTelemetry collector that traces are sent to (needs the feature otlp)
+    // Others set this variable for all programs of a machine: one that has no use for it is not to stumble over it.
+    #[cfg_attr(feature = "otlp", arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL"))]
+    #[cfg_attr(not(feature = "otlp"), arg(long, value_name = "URL"))]
+    pub otlp_endpoint: Option<String>,
 }
 
 /// Takes the place of a setting, if it was given.
@@ -155,12 +166,15 @@ impl Args {
         set(&mut config.threads, self.threads);
         set(&mut config.cache_bytes, self.cache_bytes);
         set(&mut config.drain_limit_s, self.drain_limit_s);
+        set(&mut config.drain_grace_s, self.drain_grace_s);
         set(&mut config.schedule.max_queue, self.max_queue);
         set(&mut config.schedule.max_batch_images, self.max_batch_images);
         set(&mut config.schedule.max_batch_tokens, self.max_batch_tokens);
         set(&mut config.schedule.max_queue_delay_us, self.max_queue_delay_us);
         set(&mut config.log, self.log);
         set(&mut config.log_format, self.log_format);
+        config.otlp_endpoint = self.otlp_endpoint.or(config.otlp_endpoint);
+        config.grpc_listen = self.grpc_listen.or(config.grpc_listen);
         config.api_keys_file = self.api_keys_file.or(config.api_keys_file);
         config.ort.library = self.ort_library.or(config.ort.library);
         config.remote.url = self.remote_url.or(config.remote.url);

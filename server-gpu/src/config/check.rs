@@ -119,6 +119,15 @@ impl Config {
         if self.log.parse::<Targets>().is_err() {
             return setting("log", format!("{:?} is no level; try info, or lenslet_server=debug", self.log));
         }
+        if self.grpc_listen.is_some() && !cfg!(feature = "grpc") {
+            return setting("grpc_listen", "this server was built without the feature grpc");
+        }
+        if let Some(url) = &self.otlp_endpoint {
+            if !cfg!(feature = "otlp") {
+                return setting("otlp_endpoint", "this server was built without the feature otlp");
+            }
+            check_url("otlp_endpoint", url)?;
+        }
         if let Some(tls) = &self.tls {
             if !cfg!(feature = "tls") {
                 return setting("tls", "this server was built without the feature tls");
@@ -185,15 +194,20 @@ impl Config {
             let Some(url) = &self.remote.url else {
                 return setting("remote.url", "the remote engine needs the address of a server, http://host:port");
             };
-            let scheme = url.parse::<Uri>().ok().and_then(|uri| uri.host().and(uri.scheme_str()).map(str::to_owned));
-            match scheme.as_deref() {
-                Some("http") => {}
-                Some("https") if cfg!(feature = "tls") => {}
-                Some("https") => return setting("remote.url", "https needs a server built with the feature tls"),
-                _ => return setting("remote.url", format!("{url:?} is no address; http://host:port is one")),
-            }
+            check_url("remote.url", url)?;
         }
         Ok(())
+    }
+}
+
+/// The address of another server.
+fn check_url(name: &'static str, url: &str) -> Result<(), ConfigError> {
+    let scheme = url.parse::<Uri>().ok().and_then(|uri| uri.host().and(uri.scheme_str()).map(str::to_owned));
+    match scheme.as_deref() {
+        Some("http") => Ok(()),
+        Some("https") if cfg!(feature = "tls") => Ok(()),
+        Some("https") => setting(name, "https needs a server built with the feature tls"),
+        _ => setting(name, format!("{url:?} is no address; http://host:port is one")),
     }
 }
 

@@ -198,6 +198,8 @@ pub struct Config {
     pub models: Vec<ModelConfig>,
     /// Address to listen on; port 0 takes a free one.
     pub listen: SocketAddr,
+    /// Address to speak gRPC on, in plain text or TLS as HTTP is; none if left out.
+    pub grpc_listen: Option<SocketAddr>,
     /// Which engine runs the models.
     pub engine: EngineKind,
     /// Where it computes.
@@ -220,6 +222,8 @@ pub struct Config {
     pub log: String,
     /// How logs are written.
     pub log_format: LogFormat,
+    /// Address of an OpenTelemetry collector that traces are sent to, `http://host:4318`; none are made if left out.
+    pub otlp_endpoint: Option<String>,
     /// See [`LimitsConfig`].
     pub limits: LimitsConfig,
     /// See [`ScheduleConfig`].
@@ -239,6 +243,7 @@ impl Default for Config {
         Config {
             models: vec![],
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            grpc_listen: None,
             engine: EngineKind::Auto,
             device: Device::Auto,
             threads: 0,
@@ -250,6 +255,7 @@ impl Default for Config {
             drain_grace_s: 0.0,
             log: "info".into(),
             log_format: LogFormat::Json,
+            otlp_endpoint: None,
             limits: LimitsConfig::default(),
             schedule: ScheduleConfig::default(),
             ort: OrtConfig::default(),

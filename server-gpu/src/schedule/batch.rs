@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use lenslet::tensor::Tensor;
+use tracing::{Instrument as _, Span};
 
 use super::lane::Job;
 use crate::engine::{Engine, TowerCall};
 use crate::error::{Reason, ServeError};
 use crate::metrics;
+use crate::telemetry::spans;
 
 /// What a batch runs on.
 pub(super) struct Target {
@@ -18,13 +20,19 @@ pub(super) struct Target {
 }
 
 /// Runs a batch and answers all of it.
-pub(super) async fn run(target: Target, jobs: Vec<Job>) {
+pub(super) async fn run(target: Target, mut jobs: Vec<Job>) {
     let started = Instant::now();
     let rows: usize = jobs.iter().map(|job| job.rows).sum();
-    for job in &jobs {
+    let tower = target.engine.specs().towers.get(target.tower).map_or("", |tower| &tower.name);
+    let waited = |job: &mut Job| {
         metrics::queue_time(started - job.arrived);
-    }
-    let results = run_joined(&target, &jobs).await;
+        job.queue = Span::none();
+        spans::compute(&job.request, tower, job.rows)
+    };
+    let parts: Vec<Span> = jobs.iter_mut().map(waited).collect();
+    let batch = spans::batch(&parts, target.engine.name(), tower, rows);
+    let results = run_joined(&target, &jobs).instrument(batch).await;
+    drop(parts);
     metrics::batch(target.engine.name(), rows, started.elapsed());
     match results {
         Ok(results) => {

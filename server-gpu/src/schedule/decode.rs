@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use tokio::sync::mpsc;
+use tracing::{Instrument as _, Span};
 
 use super::Scheduler;
 use crate::chat::ChatPrompt;
@@ -17,6 +18,7 @@ use crate::context::Context;
 use crate::engine::{Engine, Slot, Step};
 use crate::error::ServeError;
 use crate::metrics;
+use crate::telemetry::spans;
 
 /// Steps that wait for a slow client before its text pauses: no more memory than this is spent on it.
 const STEPS_AHEAD: usize = 64;
@@ -27,6 +29,11 @@ struct Request {
     context: Context,
     arrived: Instant,
     steps: mpsc::Sender<Result<Step, ServeError>>,
+    /// The span of the request that it serves.
+    span: Span,
+    /// Its span while it waits, then while it is written.
+    stage: Span,
+    tokens: usize,
     /// Counts it until it is gone.
     _counted: Counted,
 }
@@ -75,6 +82,13 @@ impl Writing {
     }
 }
 
+impl Drop for Request {
+    fn drop(&mut self) {
+        // Known to the span of its writing only.
+        spans::written(&self.stage, self.tokens);
+    }
+}
+
 impl DecodeLoop {
     /// Leads up to `slots` texts of this engine at once.
     pub fn start(engine: Arc<dyn Engine>, scheduler: Arc<Scheduler>, slots: usize) -> DecodeLoop {
@@ -94,7 +108,8 @@ impl DecodeLoop {
         let (sender, steps) = mpsc::channel(STEPS_AHEAD);
         let context = Context::current();
         let (arrived, prompt) = (Instant::now(), Arc::new(prompt));
-        let request = Request { prompt, context, arrived, steps: sender, _counted: counted };
+        let (span, stage) = (Span::current(), spans::queue(self.count.load(Ordering::Relaxed)));
+        let request = Request { prompt, context, arrived, steps: sender, span, stage, tokens: 0, _counted: counted };
         self.requests.send(request).map_err(|_| ServeError::draining())?;
         Ok(Writing { steps, deadline: context.deadline })
     }
@@ -158,12 +173,14 @@ async fn lead(
         }
         active.drop_abandoned();
         if active.slots.len() < slots
-            && let Some(request) = next_waiting(&mut waiting)
+            && let Some(mut request) = next_waiting(&mut waiting)
         {
             let Ok(place) = scheduler.place().await else { return };
             metrics::queue_time(request.arrived.elapsed());
-            match engine.begin(request.prompt.clone()).await {
+            request.stage = spans::compute(&request.span, "prompt", 1);
+            match engine.begin(request.prompt.clone()).instrument(request.stage.clone()).await {
                 Ok(slot) => {
+                    request.stage = spans::decode(&request.span);
                     active.slots.push(slot);
                     active.readers.push(request);
                 }
@@ -189,6 +206,7 @@ async fn lead(
         metrics::decode_step(ready, tokens, started.elapsed());
         for (at, step) in steps.into_iter().enumerate().rev() {
             let Some(step) = step else { continue };
+            active.readers[at].tokens += step.as_ref().map_or(0, |step| step.tokens.len());
             let last = step.as_ref().map_or(true, |step| step.finish.is_some());
             // There is room: that is what ready means.
             let gone = active.readers[at].steps.try_send(step).is_err();

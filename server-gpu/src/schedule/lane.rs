@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use lenslet::tensor::Tensor;
 use tokio::sync::oneshot;
+use tracing::Span;
 
 use super::batch::Target;
 use crate::engine::{Cost, Engine};
@@ -20,6 +21,10 @@ pub(super) struct Job {
     pub(super) arrived: Instant,
     pub(super) deadline: Option<Instant>,
     pub(super) reply: oneshot::Sender<Result<Vec<Tensor>, ServeError>>,
+    /// The span of the request that it serves.
+    pub(super) request: Span,
+    /// Its span while it waits.
+    pub(super) queue: Span,
 }
 
 /// When a lane may go.

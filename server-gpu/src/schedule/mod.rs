@@ -15,11 +15,13 @@ use std::time::{Duration, Instant};
 
 use lenslet::tensor::{DType, Tensor};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
+use tracing::Span;
 
 use crate::context::Context;
 use crate::engine::{Cost, Engine};
 use crate::error::{Reason, ServeError};
 use crate::metrics;
+use crate::telemetry::spans;
 use lane::{Job, Lane, Ready};
 
 /// What bounds queues and batches.
@@ -158,12 +160,21 @@ impl Scheduler {
             }
             state.queued += 1;
             state.next += 1;
-            let (arrived, number) = (Instant::now(), state.next);
+            let (arrived, number, depth) = (Instant::now(), state.next, state.queued);
             let lane = state.lanes.entry(key).or_insert_with(|| Lane::new(job.engine.clone(), job.tower, job.outputs));
             lane.push(
                 arrived + context.priority.handicap(),
                 number,
-                Job { inputs: job.inputs, rows, cost, arrived, deadline: context.deadline, reply },
+                Job {
+                    inputs: job.inputs,
+                    rows,
+                    cost,
+                    arrived,
+                    deadline: context.deadline,
+                    reply,
+                    request: Span::current(),
+                    queue: spans::queue(depth),
+                },
             );
             metrics::queue_depth(state.queued);
         }

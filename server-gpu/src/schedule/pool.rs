@@ -11,6 +11,7 @@ use tokio::sync::Semaphore;
 
 use crate::context::Context;
 use crate::error::ServeError;
+use crate::telemetry::spans;
 
 /// The pool.
 pub struct Pool {
@@ -54,8 +55,9 @@ impl Pool {
             return Err(ServeError::deadline());
         }
         // The thread's place is freed when the work is done, whoever waits for it.
+        let span = spans::preprocess();
         let work = move || {
-            let result = work();
+            let result = span.in_scope(work);
             drop(thread);
             result
         };

@@ -4,6 +4,8 @@ mod browser;
 mod chat;
 mod clients;
 mod embeddings;
+#[cfg(feature = "grpc")]
+mod grpc;
 mod health;
 mod hostile;
 mod http;
@@ -12,6 +14,7 @@ mod jobs;
 mod oip;
 mod operate;
 mod ort;
+mod program;
 mod python;
 mod remote;
 mod restarts;
@@ -19,3 +22,5 @@ mod schedule;
 mod setup;
 #[cfg(feature = "tls")]
 mod tls;
+#[cfg(feature = "otlp")]
+mod traces;

@@ -41,7 +41,7 @@ fn outputs(answer: &Answer) -> Vec<(String, Vec<usize>, Vec<f32>)> {
     json["outputs"].as_array().unwrap().iter().map(&mut read).collect()
 }
 
-fn pixels(file: &[u8]) -> (Vec<f32>, [usize; 4]) {
+pub(crate) fn pixels(file: &[u8]) -> (Vec<f32>, [usize; 4]) {
     let folder = ModelFolder::locate("emoji-clip").unwrap();
     let preprocessor = Preprocessor::from_config(folder.config().preprocessor.as_ref().unwrap()).unwrap();
     let batch = preprocessor.process(&decode(file).unwrap()).unwrap();

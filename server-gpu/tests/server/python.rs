@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 /// What is installed. Another list gets another environment.
 const PACKAGES: [&str; 4] =
-    ["onnxruntime==1.32.0", "openai==3.57.0", "tritonclient[http]==2.73.0", "schemathesis==4.32.5"];
+    ["onnxruntime==1.32.0", "openai==3.57.0", "tritonclient[grpc,http]==2.73.0", "schemathesis==4.32.5"];
 
 /// The environment's Python; `None`, with the reason on standard error, where Python or PyPI cannot be reached.
 pub(crate) fn python() -> Option<&'static Path> {

@@ -1,53 +1,17 @@
 //! The program itself: it is told to end while it is asked, and started again, five times over.
 
 use std::collections::HashMap;
-use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::http::Method;
 use serde_json::{Value, json};
 
 use crate::http::try_send;
+use crate::program::{Program, wait_for};
 use crate::setup::block_on;
-
-struct Program {
-    child: Child,
-    log: std::thread::JoinHandle<Vec<Value>>,
-}
-
-impl Program {
-    fn start(address: SocketAddr, ready: &Arc<AtomicUsize>) -> Program {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_lenslet-server"));
-        command.args(["--model", "emoji-clip", "--engine", "lenslet", "--device", "cpu", "--cache-bytes", "0"]);
-        command.args(["--listen", &address.to_string()]).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let (lines, ready) = (BufReader::new(child.stderr.take().unwrap()).lines(), ready.clone());
-        let log = std::thread::spawn(move || {
-            let mut log = vec![];
-            for line in lines.map_while(Result::ok) {
-                let entry: Value = serde_json::from_str(&line).unwrap_or_else(|e| panic!("{e}: {line}"));
-                if entry["message"] == "ready" {
-                    ready.fetch_add(1, Ordering::SeqCst);
-                }
-                log.push(entry);
-            }
-            log
-        });
-        Program { child, log }
-    }
-
-    /// Tells it to end, as a supervisor does, and returns its log.
-    fn end(mut self) -> Vec<Value> {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
-        assert!(self.child.wait().unwrap().success());
-        self.log.join().unwrap()
-    }
-}
 
 /// A free port that no system gives out by itself. Of those that it does, a client may get the very one that it connects to while no
 /// server has it, and be connected to itself.
@@ -57,18 +21,10 @@ fn port() -> SocketAddr {
     (first..30_000).map(address).find(|address| TcpListener::bind(address).is_ok()).expect("a free port")
 }
 
-fn wait_for(what: &str, done: impl Fn() -> bool) {
-    let started = Instant::now();
-    while !done() {
-        assert!(started.elapsed() < Duration::from_secs(120), "{what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
 #[test]
 fn every_accepted_request_is_answered_once_through_restarts() {
     let address = port();
-    let (ready, stop) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    let stop = Arc::new(AtomicBool::new(false));
     let served = Arc::new(AtomicUsize::new(0));
     let clients: Vec<_> = (0..4)
         .map(|client| {
@@ -96,9 +52,10 @@ fn every_accepted_request_is_answered_once_through_restarts() {
         })
         .collect();
     let mut log = vec![];
-    for round in 1..=5 {
-        let program = Program::start(address, &ready);
-        wait_for("the server does not get ready", || ready.load(Ordering::SeqCst) == round);
+    for _ in 0..5 {
+        let address = address.to_string();
+        let program = Program::start(&["--model", "emoji-clip", "--cache-bytes", "0", "--listen", &address], &[]);
+        program.wait_until_ready();
         let before = served.load(Ordering::SeqCst);
         wait_for("no request is served", || served.load(Ordering::SeqCst) >= before + 40);
         log.extend(program.end());

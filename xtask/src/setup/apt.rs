@@ -1,5 +1,7 @@
 //! Installing Debian packages.
 
+use std::fs;
+use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
 
@@ -25,6 +27,23 @@ pub(super) fn install(what: &'static str, packages: &[&str], elsewhere: &str) ->
         &format!("installing {list}"),
         apt().args(["install", "--yes", "--no-install-recommends"]).args(packages),
     )?;
+    Ok(())
+}
+
+/// Unpacks a package into a folder, without installing it or what it depends on.
+pub(super) fn unpack(package: &str, folder: &Path) -> Result<(), Error> {
+    if is_root() {
+        update()?;
+    }
+    fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+    let what = format!("downloading {package}");
+    process::capture(&what, apt().args(["download", package]).current_dir(folder))?;
+    let files = fs::read_dir(folder).map_err(Error::io("read", folder))?;
+    let files = files.flatten().map(|file| file.path());
+    for file in files.filter(|file| file.extension().is_some_and(|extension| extension == "deb")) {
+        process::capture("unpacking", Command::new("dpkg-deb").arg("--extract").arg(&file).arg(folder))?;
+        fs::remove_file(&file).map_err(Error::io("remove", &file))?;
+    }
     Ok(())
 }
 

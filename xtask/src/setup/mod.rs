@@ -7,6 +7,7 @@
 pub(crate) mod aarch64;
 mod apt;
 mod chromium;
+pub(crate) mod deploy;
 mod lavapipe;
 mod nats;
 mod node;
@@ -38,6 +39,8 @@ pub(crate) enum Component {
     Python,
     /// A NATS server, for asynchronous jobs.
     Nats,
+    /// Helm, hadolint, promtool and schemas, for the files that deploy the server.
+    Deploy,
 }
 
 /// How a component was found.
@@ -61,6 +64,7 @@ impl Component {
         Self::Aarch64,
         Self::Python,
         Self::Nats,
+        Self::Deploy,
     ];
 
     fn name(self) -> &'static str {
@@ -73,6 +77,7 @@ impl Component {
             Self::Aarch64 => "aarch64",
             Self::Python => "python",
             Self::Nats => "nats-server",
+            Self::Deploy => "deploy",
         }
     }
 
@@ -86,12 +91,13 @@ impl Component {
             Self::Aarch64 => aarch64::ensure(workspace),
             Self::Python => python::ensure(),
             Self::Nats => nats::ensure(),
+            Self::Deploy => deploy::ensure(workspace),
         }
     }
 
     /// Whether the tasks do without it: what needs it says that it is left out.
     fn is_optional(self) -> bool {
-        self == Self::Aarch64
+        matches!(self, Self::Aarch64 | Self::Deploy)
     }
 }
 

@@ -37,6 +37,8 @@ pub(super) enum Requires {
     File(&'static str),
     /// A compiler for aarch64 and an emulator.
     Aarch64,
+    /// Helm, hadolint and schemas.
+    Deploy,
 }
 
 impl Requires {
@@ -46,6 +48,7 @@ impl Requires {
             Self::Nothing => None,
             Self::File(path) => (!workspace.path(path).exists()).then(|| format!("this checkout has no {path}")),
             Self::Aarch64 => setup::aarch64::missing(workspace),
+            Self::Deploy => setup::deploy::missing(workspace),
         }
     }
 }
@@ -54,6 +57,9 @@ const WEB_PACKAGE: Requires = Requires::File("web/package.json");
 const SUITE_PAGE: Requires = Requires::File("tests/browser/suite/index.html");
 const PICTURES_PAGE: Requires = Requires::File("tests/browser/pictures/index.html");
 const SEARCH_PAGE: Requires = Requires::File("web/apps/search/package.json");
+
+/// What the server has beside its default features.
+const SERVER_FEATURES: &str = "lenslet-server/grpc,lenslet-server/otlp,lenslet-server/tls";
 
 /// All stages in the order in which they run; what a stage needs stands before it.
 pub(super) const STAGES: &[Stage] = &[
@@ -88,6 +94,20 @@ pub(super) const STAGES: &[Stage] = &[
         counter: whole,
     },
     Stage {
+        name: "clippy-features",
+        about: "lints of the server with all its features",
+        quick: true,
+        needs: &[],
+        requires: Requires::Nothing,
+        // Of the whole workspace, since features are unified over what is asked for: by itself the server would have the runtime
+        // checked again.
+        command: |workspace| {
+            let server = ["clippy", "--release", "--workspace", "--all-targets", "--features", SERVER_FEATURES];
+            cargo(workspace, &[&server[..], &["--", "-D", "warnings"]].concat())
+        },
+        counter: whole,
+    },
+    Stage {
         name: "doc",
         about: "the documentation builds without warnings",
         quick: true,
@@ -105,6 +125,8 @@ pub(super) const STAGES: &[Stage] = &[
                     "--lib",
                     "--no-deps",
                     "--document-private-items",
+                    "--features",
+                    SERVER_FEATURES,
                 ],
             );
             command.env("RUSTDOCFLAGS", "-D warnings");
@@ -119,6 +141,15 @@ pub(super) const STAGES: &[Stage] = &[
         needs: &[],
         requires: Requires::Nothing,
         command: |_| xtask(&["setup"]),
+        counter: whole,
+    },
+    Stage {
+        name: "deploy",
+        about: "images, chart and settings that deploy the server: hadolint, helm lint, schemas, promtool",
+        quick: false,
+        needs: &["setup"],
+        requires: Requires::Deploy,
+        command: setup::deploy::check,
         counter: whole,
     },
     Stage {
@@ -334,6 +365,7 @@ fn run_page(workspace: &Workspace, page: Page, device: Device) -> Command {
 /// tests by themselves would have the runtime and half of its dependencies compiled a second time.
 fn rust_tests(workspace: &Workspace) -> Command {
     let mut command = cargo(workspace, &["test", "--release", "--workspace", "--exclude", "xtask", "--no-fail-fast"]);
+    command.args(["--features", SERVER_FEATURES]);
     if let Some(icd) = setup::lavapipe_icd() {
         // The older name of the variable and the newer one, for any version of the Vulkan loader.
         command.env("VK_ICD_FILENAMES", &icd).env("VK_DRIVER_FILES", &icd);

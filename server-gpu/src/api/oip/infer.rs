@@ -18,7 +18,6 @@ use crate::app::App;
 use crate::context::Context;
 use crate::error::ServeError;
 use crate::oip::{HEADER_LENGTH, datatype};
-use crate::schedule::TowerJob;
 
 /// Runs a tower.
 pub(super) async fn infer(
@@ -40,13 +39,7 @@ pub(super) async fn infer(
     };
     // Numbers in JSON take longer to read than most towers to run.
     let request = app.pool.run(parse).await?;
-    let job = TowerJob {
-        engine: target.model.engine.clone(),
-        tower: target.at,
-        inputs: request.inputs,
-        outputs: request.outputs.iter().map(|output| output.name.clone()).collect(),
-    };
-    let tensors = request.context.scope(target.model.scheduler.submit(job)).await?;
+    let tensors = target.run(request.context, request.inputs, &request.outputs).await?;
     Ok(answer(&name, request.id, &request.outputs, &tensors)?)
 }
 

@@ -5,8 +5,8 @@
 
 mod infer;
 mod metadata;
-mod request;
-mod tensor;
+pub(super) mod request;
+pub(super) mod tensor;
 
 use axum::Router;
 use axum::extract::rejection::PathRejection;
@@ -15,11 +15,16 @@ use axum::http::request::Parts;
 use axum::routing::{get, post};
 use std::sync::Arc;
 
+use lenslet::tensor::Tensor;
+
+use self::request::Wanted;
 use super::answer::OipError;
 use crate::app::App;
+use crate::context::Context;
 use crate::engine::TowerSpec;
 use crate::error::{Reason, ServeError};
 use crate::hosted::{Hosted, Models};
+use crate::schedule::TowerJob;
 
 /// The protocol's paths.
 pub(super) fn routes() -> Router<Arc<App>> {
@@ -34,7 +39,7 @@ pub(super) fn routes() -> Router<Arc<App>> {
 }
 
 /// The only version of each model.
-const VERSION: &str = "1";
+pub(super) const VERSION: &str = "1";
 
 /// The model's name in a path; a version, if there is one, is known.
 struct ModelPath(String);
@@ -46,23 +51,47 @@ impl<S: Send + Sync> FromRequestParts<S> for ModelPath {
         let names: Result<Path<Vec<(String, String)>>, PathRejection> = Path::from_request_parts(parts, state).await;
         let Path(names) = names.map_err(|e| ServeError::bad_request("invalid_path", e.body_text()))?;
         let find = |wanted: &str| names.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.clone());
-        if let Some(version) = find("version").filter(|version| version != VERSION) {
-            let shown: String = version.chars().take(20).collect();
-            let what = format!("there is no version {shown:?}; there is version {VERSION}");
-            return Err(ServeError::new(Reason::NotFound, "version_not_found", what).into());
-        }
+        find("version").map_or(Ok(()), |version| check_version(&version))?;
         Ok(ModelPath(find("model").unwrap_or_default()))
     }
 }
 
-/// A tower by the protocol's name for it.
-struct Target<'m> {
-    model: &'m Arc<Hosted>,
-    at: usize,
-    spec: &'m TowerSpec,
+/// A version that is there.
+pub(super) fn check_version(version: &str) -> Result<(), ServeError> {
+    if version == VERSION {
+        return Ok(());
+    }
+    let shown: String = version.chars().take(20).collect();
+    let what = format!("there is no version {shown:?}; there is version {VERSION}");
+    Err(ServeError::new(Reason::NotFound, "version_not_found", what))
 }
 
-fn find<'m>(models: &'m Models, name: &str) -> Result<Target<'m>, ServeError> {
+/// A tower by the protocol's name for it.
+pub(super) struct Target<'m> {
+    pub(super) model: &'m Arc<Hosted>,
+    at: usize,
+    pub(super) spec: &'m TowerSpec,
+}
+
+impl Target<'_> {
+    /// Runs the tower when its turn comes.
+    pub(super) async fn run(
+        &self,
+        context: Context,
+        inputs: Vec<(String, Tensor)>,
+        outputs: &[Wanted],
+    ) -> Result<Vec<Tensor>, ServeError> {
+        let job = TowerJob {
+            engine: self.model.engine.clone(),
+            tower: self.at,
+            inputs,
+            outputs: outputs.iter().map(|output| output.name.clone()).collect(),
+        };
+        context.scope(self.model.scheduler.submit(job)).await
+    }
+}
+
+pub(super) fn find<'m>(models: &'m Models, name: &str) -> Result<Target<'m>, ServeError> {
     for model in models.all() {
         let towers = &model.engine.specs().towers;
         for (at, spec) in towers.iter().enumerate() {

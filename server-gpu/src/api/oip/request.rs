@@ -9,27 +9,27 @@ use serde_json::{Map, Value};
 use super::tensor::{self, Data, Scaling};
 use crate::api::body::{optional, string};
 use crate::context::{Context, Priority};
-use crate::engine::TowerSpec;
+use crate::engine::{TensorSpec, TowerSpec};
 use crate::error::{Reason, ServeError};
 use crate::oip::{self, HEADER_LENGTH};
 
 /// Dimensions of a tensor at most.
-const MAX_RANK: usize = 8;
+pub(in crate::api) const MAX_RANK: usize = 8;
 
 /// An output that is wanted.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Wanted {
-    pub(super) name: String,
-    pub(super) binary: bool,
+pub(in crate::api) struct Wanted {
+    pub(in crate::api) name: String,
+    pub(in crate::api) binary: bool,
 }
 
 /// A request, read.
 #[derive(Debug)]
-pub(super) struct Request {
-    pub(super) id: Option<String>,
-    pub(super) inputs: Vec<(String, Tensor)>,
-    pub(super) outputs: Vec<Wanted>,
-    pub(super) context: Context,
+pub(in crate::api) struct Request {
+    pub(in crate::api) id: Option<String>,
+    pub(in crate::api) inputs: Vec<(String, Tensor)>,
+    pub(in crate::api) outputs: Vec<Wanted>,
+    pub(in crate::api) context: Context,
 }
 
 fn wrong(what: impl Into<String>) -> ServeError {
@@ -47,39 +47,86 @@ pub(super) fn split<'b>(headers: &HeaderMap, bytes: &'b [u8]) -> Result<(&'b [u8
 
 impl Request {
     /// Reads a request for a tower. `context` is what the request's headers say.
-    pub(super) fn parse(
-        object: &Map<String, Value>,
-        mut binary: &[u8],
+    pub(super) fn parse<'r>(
+        object: &'r Map<String, Value>,
+        mut binary: &'r [u8],
         spec: &TowerSpec,
         context: Context,
     ) -> Result<Request, ServeError> {
         let parameters = parameters(object)?;
         let list = optional(object, "inputs", "a list of tensors", Value::as_array)?;
         let list = list.ok_or_else(|| ServeError::bad_request("missing_field", "inputs is missing").at("inputs"))?;
-        let mut inputs: Vec<(String, Tensor)> = Vec::with_capacity(list.len().min(spec.inputs.len()));
+        let mut inputs = Inputs::of(spec);
         for (index, value) in list.iter().enumerate() {
-            let (name, tensor) = input(value, spec, &mut binary).map_err(|e| e.at(format!("inputs[{index}]")))?;
-            if inputs.iter().any(|(other, _)| *other == name) {
-                return Err(wrong(format!("input {name} is there twice")));
-            }
-            inputs.push((name, tensor));
+            let read = input(value, &mut binary).and_then(|input| inputs.add(&input));
+            read.map_err(|e| e.at(format!("inputs[{index}]")))?;
         }
         if !binary.is_empty() {
             return Err(wrong(format!("{} bytes behind the last tensor belong to none", binary.len())));
         }
-        // The graph's order, whatever the request's, so that equal requests share a lane.
-        let place = |name: &str| spec.inputs.iter().position(|input| input.name == name);
-        inputs.sort_by_key(|(name, _)| place(name));
-        if let Some(missing) = spec.inputs.iter().find(|input| !inputs.iter().any(|(name, _)| *name == input.name)) {
-            let what = format!("input {} is missing", missing.name);
-            return Err(ServeError::bad_request("missing_input", what).at("inputs"));
-        }
+        let number = |name| optional(parameters, name, "a whole number from 0 up", Value::as_u64);
         Ok(Request {
             id: optional(object, "id", "a string", Value::as_str)?.map(str::to_owned),
-            inputs,
+            inputs: inputs.complete()?,
             outputs: outputs(object, parameters, spec)?,
-            context: urgency(parameters, context)?,
+            context: urgency(context, number("priority")?, number("timeout")?),
         })
+    }
+}
+
+/// An input as a request describes it.
+pub(in crate::api) struct Described<'r> {
+    pub(in crate::api) name: &'r str,
+    pub(in crate::api) datatype: &'r str,
+    pub(in crate::api) shape: Vec<usize>,
+    pub(in crate::api) scaling: Option<Scaling>,
+    pub(in crate::api) data: Data<'r>,
+}
+
+/// The inputs of a tower while they are read.
+pub(in crate::api) struct Inputs<'s> {
+    spec: &'s TowerSpec,
+    list: Vec<(String, Tensor)>,
+}
+
+impl<'s> Inputs<'s> {
+    pub(in crate::api) fn of(spec: &'s TowerSpec) -> Self {
+        Inputs { spec, list: Vec::with_capacity(spec.inputs.len()) }
+    }
+
+    /// Reads an input in the type that the tower takes.
+    pub(in crate::api) fn add(&mut self, input: &Described<'_>) -> Result<(), ServeError> {
+        let name = input.name;
+        let declared = self.spec.input(name).ok_or_else(|| {
+            let known = self.spec.inputs.iter().map(|input| input.name.as_str()).collect::<Vec<_>>().join(", ");
+            ServeError::bad_request("unknown_input", format!("there is no input of this name; there are {known}"))
+        })?;
+        let dtype = oip::dtype(input.datatype).ok_or_else(|| {
+            wrong(format!(
+                "datatype must be one of FP32, FP16, INT64, INT32, INT8, UINT8, BOOL; {name} takes {}",
+                oip::datatype(declared.dtype)
+            ))
+        })?;
+        if self.list.iter().any(|(other, _)| other == name) {
+            return Err(wrong(format!("input {name} is there twice")));
+        }
+        let tensor = tensor::read(dtype, &input.shape, &input.data)?;
+        self.list.push((name.to_owned(), tensor::fit(tensor, declared, input.scaling)?));
+        Ok(())
+    }
+
+    /// All inputs, in the graph's order whatever the request's, so that equal requests share a lane.
+    pub(in crate::api) fn complete(mut self) -> Result<Vec<(String, Tensor)>, ServeError> {
+        let place = |name: &str| self.spec.inputs.iter().position(|input| input.name == name);
+        self.list.sort_by_key(|(name, _)| place(name));
+        let missing = |input: &&TensorSpec| !self.list.iter().any(|(name, _)| *name == input.name);
+        match self.spec.inputs.iter().find(missing) {
+            Some(missing) => {
+                let what = format!("input {} is missing", missing.name);
+                Err(ServeError::bad_request("missing_input", what).at("inputs"))
+            }
+            None => Ok(self.list),
+        }
     }
 }
 
@@ -89,20 +136,9 @@ fn parameters(object: &Map<String, Value>) -> Result<&Map<String, Value>, ServeE
     Ok(optional(object, "parameters", "an object", Value::as_object)?.unwrap_or(&NOTHING))
 }
 
-fn input(value: &Value, spec: &TowerSpec, binary: &mut &[u8]) -> Result<(String, Tensor), ServeError> {
+fn input<'r>(value: &'r Value, binary: &mut &'r [u8]) -> Result<Described<'r>, ServeError> {
     let object = value.as_object().ok_or_else(|| wrong("an input must be an object"))?;
-    let name = string(object, "name")?;
-    let known = || spec.inputs.iter().map(|input| input.name.as_str()).collect::<Vec<_>>().join(", ");
-    let declared = spec.input(name).ok_or_else(|| {
-        ServeError::bad_request("unknown_input", format!("there is no input of this name; there are {}", known()))
-    })?;
-    let datatype = string(object, "datatype")?;
-    let dtype = oip::dtype(datatype).ok_or_else(|| {
-        wrong(format!(
-            "datatype must be one of FP32, FP16, INT64, INT32, INT8, UINT8, BOOL; {name} takes {}",
-            oip::datatype(declared.dtype)
-        ))
-    })?;
+    let (name, datatype) = (string(object, "name")?, string(object, "datatype")?);
     let sizes = |value: &Value| -> Option<Vec<usize>> {
         let list = value.as_array().filter(|list| list.len() <= MAX_RANK)?;
         list.iter().map(|size| size.as_u64().and_then(|n| usize::try_from(n).ok())).collect()
@@ -126,18 +162,13 @@ fn input(value: &Value, spec: &TowerSpec, binary: &mut &[u8]) -> Result<(String,
         (None, Some(data)) => Data::Json(data),
         _ => return Err(wrong(format!("{name} must have either data or a parameter binary_data_size"))),
     };
-    let tensor = tensor::read(dtype, &shape, &data)?;
-    Ok((name.to_owned(), tensor::fit(tensor, declared, scaling(parameters)?)?))
+    Ok(Described { name, datatype, shape, scaling: scaling(parameters)?, data })
 }
 
 /// `scale` and `zero_point` of 8-bit data.
 fn scaling(parameters: &Map<String, Value>) -> Result<Option<Scaling>, ServeError> {
     let number = |name| optional(parameters, name, "a number", |v| v.as_f64().map(|x| x as f32));
-    let (scale, zero_point) = (number("scale")?, number("zero_point")?);
-    if scale.is_none() && zero_point.is_none() {
-        return Ok(None);
-    }
-    Ok(Some(Scaling { scale: scale.unwrap_or(1.0), zero_point: zero_point.unwrap_or(0.0) }))
+    Ok(Scaling::of(number("scale")?, number("zero_point")?))
 }
 
 /// The outputs that are wanted; all, if none are named.
@@ -149,43 +180,54 @@ fn outputs(
     let all = optional(of_request, "binary_data_output", "true or false", Value::as_bool)?.unwrap_or(false);
     let list = optional(object, "outputs", "a list", Value::as_array)?.filter(|list| !list.is_empty());
     let Some(list) = list else {
-        return Ok(spec.outputs.iter().map(|output| Wanted { name: output.name.clone(), binary: all }).collect());
+        return Ok(want_all(spec, all));
     };
     let mut wanted: Vec<Wanted> = vec![];
     for value in list {
         let output = value.as_object().ok_or_else(|| wrong("an output must be an object").at("outputs"))?;
         let name = string(output, "name")?;
-        if !spec.outputs.iter().any(|output| output.name == name) {
-            let known = spec.outputs.iter().map(|output| output.name.as_str()).collect::<Vec<_>>().join(", ");
-            let what = format!("there is no output of this name; there are {known}");
-            return Err(ServeError::bad_request("unknown_output", what).at("outputs"));
-        }
-        if wanted.iter().any(|other| other.name == name) {
-            return Err(wrong(format!("output {name} is asked for twice")).at("outputs"));
-        }
         let binary = optional(parameters(output)?, "binary_data", "true or false", Value::as_bool)?.unwrap_or(all);
-        wanted.push(Wanted { name: name.to_owned(), binary });
+        want(&mut wanted, spec, name, binary)?;
     }
     Ok(wanted)
 }
 
+/// Adds an output to those that are wanted.
+pub(in crate::api) fn want(
+    wanted: &mut Vec<Wanted>,
+    spec: &TowerSpec,
+    name: &str,
+    binary: bool,
+) -> Result<(), ServeError> {
+    if !spec.outputs.iter().any(|output| output.name == name) {
+        let known = spec.outputs.iter().map(|output| output.name.as_str()).collect::<Vec<_>>().join(", ");
+        let what = format!("there is no output of this name; there are {known}");
+        return Err(ServeError::bad_request("unknown_output", what).at("outputs"));
+    }
+    if wanted.iter().any(|other| other.name == name) {
+        return Err(wrong(format!("output {name} is asked for twice")).at("outputs"));
+    }
+    wanted.push(Wanted { name: name.to_owned(), binary });
+    Ok(())
+}
+
+/// The outputs that are wanted where none are named: all.
+pub(in crate::api) fn want_all(spec: &TowerSpec, binary: bool) -> Vec<Wanted> {
+    spec.outputs.iter().map(|output| Wanted { name: output.name.clone(), binary }).collect()
+}
+
 /// `priority` (1 is the highest, 0 the default) and `timeout` in microseconds, as Triton's extensions have them.
-fn urgency(parameters: &Map<String, Value>, mut context: Context) -> Result<Context, ServeError> {
-    let number = |name| optional(parameters, name, "a whole number from 0 up", Value::as_u64);
-    match number("priority")? {
+pub(in crate::api) fn urgency(mut context: Context, priority: Option<u64>, timeout: Option<u64>) -> Context {
+    match priority {
         None | Some(0) => {}
         Some(1) => context.priority = Priority::High,
         Some(2) => context.priority = Priority::Normal,
         Some(_) => context.priority = Priority::Low,
     }
-    if let Some(timeout) = number("timeout")?.filter(|timeout| *timeout > 0) {
-        let deadline = Instant::now().checked_add(Duration::from_micros(timeout));
-        context.deadline = match (context.deadline, deadline) {
-            (Some(a), Some(b)) => Some(a.min(b)),
-            (a, b) => a.or(b),
-        };
+    if let Some(timeout) = timeout.filter(|timeout| *timeout > 0) {
+        context.hurry(Instant::now().checked_add(Duration::from_micros(timeout)));
     }
-    Ok(context)
+    context
 }
 
 /// A body in an encoding that this server does not read.

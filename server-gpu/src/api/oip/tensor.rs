@@ -12,7 +12,7 @@ use crate::error::ServeError;
 use crate::oip::datatype;
 
 /// Where the elements are.
-pub(super) enum Data<'r> {
+pub(in crate::api) enum Data<'r> {
     /// Little-endian, behind the JSON.
     Binary(&'r [u8]),
     /// Numbers or booleans, nested or not.
@@ -21,9 +21,17 @@ pub(super) enum Data<'r> {
 
 /// How 8-bit integers stand for numbers: `(q - zero_point) * scale`.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Scaling {
+pub(in crate::api) struct Scaling {
     pub(super) scale: f32,
     pub(super) zero_point: f32,
+}
+
+impl Scaling {
+    /// What a request says; `None` where it says neither.
+    pub(in crate::api) fn of(scale: Option<f32>, zero_point: Option<f32>) -> Option<Scaling> {
+        (scale.is_some() || zero_point.is_some())
+            .then(|| Scaling { scale: scale.unwrap_or(1.0), zero_point: zero_point.unwrap_or(0.0) })
+    }
 }
 
 fn wrong(what: impl Into<String>) -> ServeError {

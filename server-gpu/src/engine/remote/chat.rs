@@ -6,6 +6,7 @@ use axum::http::{Method, header};
 use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
+use tracing::Instrument as _;
 
 use super::http::{Http, not_understood};
 use crate::chat::ChatPrompt;
@@ -30,13 +31,14 @@ pub(super) fn begin(http: Arc<Http>, model: &str, prompt: &ChatPrompt) -> Stream
     request["stream"] = true.into();
     request["stream_options"] = json!({ "include_usage": true });
     let (sender, steps) = mpsc::channel(AHEAD);
-    tokio::spawn(async move {
+    let relay = async move {
         // The connection is given up as soon as nobody listens.
         tokio::select! {
             _ = sender.closed() => {}
             () = read(&http, request, &sender) => {}
         }
-    });
+    };
+    tokio::spawn(relay.in_current_span());
     Stream { steps }
 }
 

@@ -7,23 +7,16 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use serde_json::Value;
 
 use crate::config::RemoteConfig;
 use crate::error::{Reason, ServeError};
+use crate::outbound::{Connector, chain, connector};
+use crate::telemetry::spans;
 
 /// Bytes of an answer at most.
 const MAX_ANSWER: usize = 256 << 20;
-
-/// Time to connect.
-const CONNECT: Duration = Duration::from_secs(5);
-
-#[cfg(feature = "tls")]
-type Connector = hyper_rustls::HttpsConnector<HttpConnector>;
-#[cfg(not(feature = "tls"))]
-type Connector = HttpConnector;
 
 /// A client of one server.
 pub(super) struct Http {
@@ -37,22 +30,6 @@ pub(super) struct Http {
 pub(super) struct Answer {
     pub(super) headers: HeaderMap,
     pub(super) body: Incoming,
-}
-
-fn connector() -> Connector {
-    let mut http = HttpConnector::new();
-    http.set_connect_timeout(Some(CONNECT));
-    http.set_nodelay(true);
-    #[cfg(feature = "tls")]
-    let http = {
-        http.enforce_http(false);
-        hyper_rustls::HttpsConnectorBuilder::new()
-            .with_webpki_roots()
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(http)
-    };
-    http
 }
 
 /// The server behind cannot be reached or breaks off.
@@ -88,7 +65,8 @@ impl Http {
             if let Some(key) = &self.key {
                 request = request.header(header::AUTHORIZATION, format!("Bearer {key}"));
             }
-            let request = request.body(Full::new(body.clone())).map_err(|e| unreachable(&self.base, e))?;
+            let mut request = request.body(Full::new(body.clone())).map_err(|e| unreachable(&self.base, e))?;
+            spans::hand_on(request.headers_mut());
             match tokio::time::timeout(self.timeout, self.client.request(request)).await {
                 Ok(answer) => answer.map_err(|e| unreachable(&self.base, chain(&e))),
                 Err(_) => {
@@ -143,17 +121,6 @@ impl Http {
         let bytes = self.collect(answer.body).await?;
         serde_json::from_slice(&bytes).map(Some).map_err(|e| not_understood(format!("{path}: {e}")))
     }
-}
-
-/// An error and what caused it: the outer one alone says little.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text.push_str(&format!(": {error}"));
-        source = error.source();
-    }
-    text
 }
 
 /// The server behind says something that is not of the protocol.

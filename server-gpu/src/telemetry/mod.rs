@@ -1,10 +1,15 @@
-//! Logs and metrics of the process.
+//! Logs, traces and metrics of the process.
+
+#[cfg(feature = "otlp")]
+mod otlp;
+pub(crate) mod spans;
 
 use std::sync::OnceLock;
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
-use tracing_subscriber::filter::Targets;
-use tracing_subscriber::layer::SubscriberExt as _;
+use tokio::runtime::Handle;
+use tracing_subscriber::filter::{FilterExt as _, LevelFilter, Targets, filter_fn};
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::config::{Config, LogFormat};
@@ -20,21 +25,57 @@ const WAITS: [f64; 14] =
 /// Rows of a batch.
 const ROWS: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
 
-/// Writes logs to standard error from now on. Where something logs already, that stays.
-pub fn log(config: &Config) {
+/// What the process tells about itself.
+#[derive(Default)]
+pub struct Telemetry {
+    #[cfg(feature = "otlp")]
+    traces: Option<otlp::Export>,
+}
+
+impl Telemetry {
+    /// Sends what has not been sent, within two seconds. `runtime` of [`start`] must still run.
+    pub fn end(self) {
+        #[cfg(feature = "otlp")]
+        if let Some(traces) = self.traces {
+            traces.end();
+        }
+    }
+}
+
+/// Writes logs to standard error from now on, and sends traces to where the settings say. Where something logs already, that stays.
+///
+/// # Errors
+/// What the exporter of traces says about its settings.
+pub fn start(config: &Config, runtime: &Handle) -> Result<Telemetry, String> {
     let levels: Targets = config.log.parse().unwrap_or_default();
-    let registry = tracing_subscriber::registry().with(levels);
+    // Spans are for traces.
+    let events = filter_fn(|metadata| metadata.is_event()).with_max_level_hint(LevelFilter::TRACE);
+    let logged = levels.and(events);
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
-    // Where a test or another program has set up logging, its way is kept.
-    let _ = match config.log_format {
-        LogFormat::Json => registry.with(layer.json().flatten_event(true).with_current_span(false)).try_init(),
-        LogFormat::Text => registry.with(layer.with_ansi(false)).try_init(),
+    let layer = match config.log_format {
+        LogFormat::Json => layer.json().flatten_event(true).with_current_span(false).with_filter(logged).boxed(),
+        LogFormat::Text => layer.with_ansi(false).with_filter(logged).boxed(),
     };
+    let registry = tracing_subscriber::registry().with(layer);
+    #[cfg(feature = "otlp")]
+    let (registry, traces) = {
+        let start = |endpoint: &String| otlp::Export::start(endpoint, runtime);
+        let traces = config.otlp_endpoint.as_ref().map(start).transpose()?;
+        (registry.with(traces.as_ref().map(otlp::Export::layer)), traces)
+    };
+    #[cfg(not(feature = "otlp"))]
+    let _ = runtime;
+    // Where a test or another program has set up logging, its way is kept.
+    let _ = registry.try_init();
     // A panic is a fault of this program; what it was doing may hold a user's words, so only the place is told.
     std::panic::set_hook(Box::new(|info| {
         let place = info.location().map(ToString::to_string).unwrap_or_default();
         tracing::error!(place, "a thread panicked");
     }));
+    Ok(Telemetry {
+        #[cfg(feature = "otlp")]
+        traces,
+    })
 }
 
 /// Counts from now on. There is one counter a process, however many servers it has.
