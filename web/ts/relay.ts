@@ -212,9 +212,9 @@ class ServerSource implements PieceSource {
 
   async next(): Promise<WritingStep> {
     const times = this.#times;
-    const started = performance.now();
+    const started = times.now();
     const { value: step } = (await this.#steps?.next()) ?? {};
-    const ms = performance.now() - started;
+    const ms = times.now() - started;
     if (!step) {
       throw new ServerError("server_failed", `${this.#server.url} ended without a last word`);
     }

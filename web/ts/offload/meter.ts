@@ -8,12 +8,10 @@ import { countOf, type ModelTimes } from "./times.js";
 /** Times the calls to one worker. */
 export class Meter {
   readonly #times: ModelTimes | undefined;
-  readonly #now: () => number;
   #free = 0;
 
-  constructor(times: ModelTimes | undefined, now: () => number = () => performance.now()) {
+  constructor(times: ModelTimes | undefined) {
     this.#times = times;
-    this.#now = now;
   }
 
   /** Runs what is nothing but such parts, and notes what it took. */
@@ -25,7 +23,7 @@ export class Meter {
     return value;
   }
 
-  /** Runs something, and says how long the worker took for it. */
+  /** Runs something, and says how long the worker took for it; 0 where nobody wants to know. */
   async time<T>(work: () => Promise<T>): Promise<[T, number]> {
     const asked = this.#now();
     const value = await work();
@@ -33,5 +31,9 @@ export class Meter {
     const ms = ended - Math.max(asked, this.#free);
     this.#free = ended;
     return [value, ms];
+  }
+
+  #now(): number {
+    return this.#times?.now() ?? 0;
   }
 }

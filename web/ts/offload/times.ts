@@ -148,6 +148,11 @@ export class ModelTimes {
     this.#now = now;
   }
 
+  /** The clock by which work is timed, in milliseconds. */
+  now(): number {
+    return this.#now();
+  }
+
   /** How long it is going to take here; nothing if no such work was measured yet. */
   localMs(parts: Parts): number | undefined {
     return this.#local.sum(parts, this.#now());

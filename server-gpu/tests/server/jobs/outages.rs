@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use lenslet_server::Server;
 use lenslet_server::jobs::worker::Worker;
+use lenslet_server::{App, Server};
 use serde_json::{Value, json};
 
 use super::nats::Nats;
@@ -106,6 +106,33 @@ fn a_worker_waits_for_a_queue_that_is_away_and_ends_when_it_is_told_to() {
         assert_eq!((answer.status, code), (StatusCode::SERVICE_UNAVAILABLE, json!("queue_unavailable")));
         let drained = tokio::time::timeout(Duration::from_secs(15), worker.drain()).await;
         assert!(drained.is_ok(), "the worker does not end");
+    });
+}
+
+#[test]
+fn a_worker_answers_for_its_health_alone() {
+    let Some(mut nats) = Nats::start("health") else { return };
+    block_on(async {
+        let app = App::new(nats.config(), lenslet_server::telemetry::count());
+        let server = Server::bind_worker(app).await.unwrap();
+        let at = server.address();
+        let ready = async || get(at, "/v2/health/ready").await.status;
+        assert_eq!(ready().await, StatusCode::SERVICE_UNAVAILABLE);
+        server.load().await.unwrap();
+        let worker = Worker::start(server.app().clone()).unwrap();
+        until("the worker is ready", async || ready().await == StatusCode::OK).await;
+        for path in ["/v2/health/live", "/metrics"] {
+            assert_eq!(get(at, path).await.status, StatusCode::OK, "{path}");
+        }
+        for path in ["/v1/models", PATH, "/openapi.json"] {
+            assert_eq!(get(at, path).await.code(), "path_not_found", "{path}");
+        }
+        nats.stop();
+        until("the worker notices", async || ready().await == StatusCode::SERVICE_UNAVAILABLE).await;
+        assert_eq!(get(at, "/v2/health/live").await.status, StatusCode::OK);
+        nats.run();
+        until("the worker is ready again", async || ready().await == StatusCode::OK).await;
+        assert!(worker.drain().await);
     });
 }
 

@@ -150,6 +150,11 @@ fn a_request_that_is_sent_again_makes_no_second_job() {
         let again = futures_util::future::join_all((0..8).map(|_| id(first, &body, Some("k")))).await;
         assert!(again.iter().all(|again| *again == job));
         assert_eq!(nats.count("lenslet-parts").await, (3, 3));
+        // As if the server had ended before it wrote the record.
+        let records = nats.client().await.get_key_value("lenslet-jobs").await.unwrap();
+        records.purge(format!("job.{}", job.strip_prefix("job_").unwrap())).await.unwrap();
+        assert_eq!(id(first, &body, Some("k")).await, job);
+        assert_eq!(nats.count("lenslet-parts").await, (3, 3));
         let with_field = json!({"model": "emoji-clip", "input": ["x"], "idempotency_key": "f"});
         let race = futures_util::future::join_all((0..8).map(|_| id(first, &with_field, None))).await;
         assert!(race.iter().all(|other| *other == race[0] && *other != job));
