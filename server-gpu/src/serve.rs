@@ -14,6 +14,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinHandle;
 
 use crate::app::App;
 use crate::config::Config;
@@ -44,7 +45,7 @@ pub enum StartError {
 pub struct Server {
     address: SocketAddr,
     app: Arc<App>,
-    accepting: Vec<tokio::task::JoinHandle<()>>,
+    accepting: JoinHandle<()>,
     stop: watch::Sender<bool>,
     #[cfg(feature = "grpc")]
     grpc: Option<Grpc>,
@@ -55,6 +56,7 @@ pub struct Server {
 struct Grpc {
     address: SocketAddr,
     health: api::grpc::Health,
+    accepting: JoinHandle<()>,
 }
 
 /// What is spoken on a port.
@@ -111,7 +113,6 @@ impl Server {
         }
         let (stop, stopped) = watch::channel(false);
         let port = Port { protocol: Protocol::Http, listener, acceptor, router: router(app.clone()) };
-        let mut accepting = vec![];
         #[cfg(feature = "grpc")]
         let grpc = match app.config.grpc_listen.filter(|_| answers) {
             None => None,
@@ -120,13 +121,13 @@ impl Server {
                 let (listener, address) = listen(address).await?;
                 let (router, health) = api::grpc::router(app.clone()).await;
                 let port = Port { protocol: Protocol::Grpc, listener, acceptor, router };
-                accepting.push(tokio::spawn(port.accept(app.clone(), stopped.clone())));
-                Some(Grpc { address, health })
+                let accepting = tokio::spawn(port.accept(app.clone(), stopped.clone()));
+                Some(Grpc { address, health, accepting })
             }
         };
         #[cfg(not(feature = "grpc"))]
         let _ = answers;
-        accepting.push(tokio::spawn(port.accept(app.clone(), stopped)));
+        let accepting = tokio::spawn(port.accept(app.clone(), stopped));
         Ok(Server {
             address,
             app,
@@ -199,7 +200,13 @@ impl Server {
         let finished = tokio::time::timeout(limit, self.app.idle()).await.is_ok();
         let _ = self.stop.send(true);
         // Connections that are kept alive without a request are closed; none of them is waited for long.
-        let ended = futures_util::future::join_all(self.accepting);
+        let ended = async {
+            let _ = self.accepting.await;
+            #[cfg(feature = "grpc")]
+            if let Some(grpc) = self.grpc {
+                let _ = grpc.accepting.await;
+            }
+        };
         let _ = tokio::time::timeout(Duration::from_secs(2), ended).await;
         finished
     }
