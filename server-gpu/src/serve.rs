@@ -92,19 +92,20 @@ impl Server {
     /// # Errors
     /// [`StartError::Listen`] and [`StartError::Tls`].
     pub async fn bind(app: App) -> Result<Server, StartError> {
-        Server::bind_with(app, api::router, true).await
+        Server::bind_with(app, api::router).await
     }
 
     /// Begins to listen as a worker of jobs does: for its health and its metrics alone.
     ///
     /// # Errors
     /// As [`Server::bind`].
-    pub async fn bind_worker(app: App) -> Result<Server, StartError> {
-        Server::bind_with(app, api::worker_router, false).await
+    pub async fn bind_worker(mut app: App) -> Result<Server, StartError> {
+        // It takes no calls.
+        app.config.grpc_listen = None;
+        Server::bind_with(app, api::worker_router).await
     }
 
-    /// `answers`: not only for health and metrics.
-    async fn bind_with(app: App, router: fn(Arc<App>) -> Router, answers: bool) -> Result<Server, StartError> {
+    async fn bind_with(app: App, router: fn(Arc<App>) -> Router) -> Result<Server, StartError> {
         let acceptor = Acceptor::new(&app.config, Protocol::Http)?;
         let (listener, address) = listen(app.config.listen).await?;
         let app = Arc::new(app);
@@ -114,7 +115,7 @@ impl Server {
         let (stop, stopped) = watch::channel(false);
         let port = Port { protocol: Protocol::Http, listener, acceptor, router: router(app.clone()) };
         #[cfg(feature = "grpc")]
-        let grpc = match app.config.grpc_listen.filter(|_| answers) {
+        let grpc = match app.config.grpc_listen {
             None => None,
             Some(address) => {
                 let acceptor = Acceptor::new(&app.config, Protocol::Grpc)?;
@@ -125,8 +126,6 @@ impl Server {
                 Some(Grpc { address, health, accepting })
             }
         };
-        #[cfg(not(feature = "grpc"))]
-        let _ = answers;
         let accepting = tokio::spawn(port.accept(app.clone(), stopped));
         Ok(Server {
             address,
