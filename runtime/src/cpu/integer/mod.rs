@@ -56,7 +56,7 @@ pub(crate) fn run_to_float(
     })
 }
 
-/// Packs the weight matrix `b`, `k` x `n`; see [`Cpu::pack_ahead`].
+/// Packs the weight matrix `b`, `k` x `n`; see [`Cpu::ahead`].
 pub(crate) fn pack_ahead(cpu: &Cpu, b: TensorView<'_>, k: usize, n: usize) -> bool {
     let (Some(id), Ok(bytes)) = (b.constant, Bytes::of("MatMulInteger", &b)) else { return false };
     match cpu.kernels().bytes {

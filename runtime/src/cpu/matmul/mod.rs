@@ -99,7 +99,7 @@ fn packed_columns<'a, S: Widen + 'a>(
     })
 }
 
-/// Packs the weight matrix `b` of `op`; see [`Cpu::pack_ahead`].
+/// Packs the weight matrix `b` of `op`; see [`Cpu::ahead`].
 pub(crate) fn pack_ahead(cpu: &Cpu, op: &MatMul, b: TensorView<'_>) -> bool {
     match b.dtype {
         DType::F32 => pack_matrix::<f32>(cpu, op, b),
