@@ -80,6 +80,7 @@ impl State {
     }
 
     /// Counts calls that were made for this text elsewhere, so that chance goes on where it was.
+    #[cfg(feature = "text")]
     pub(crate) fn count_calls(&mut self, calls: usize) {
         self.calls += calls;
     }
