@@ -99,7 +99,7 @@ impl PackCache {
         let mut forms = entries.iter_mut().filter(|((of, _), _)| *of == id);
         let (Some((_, packed)), None) = (forms.next(), forms.next()) else { return };
         if Arc::strong_count(packed) == 1
-            && let Ok(mut memory) = memory.holding(packed.len())
+            && let Some(mut memory) = memory.holding(packed.len())
         {
             memory.as_mut_slice().copy_from_slice(packed.as_slice());
             *packed = Arc::new(memory);

@@ -30,13 +30,10 @@ impl AlignedBytes {
         bytes
     }
 
-    /// The same memory holding `len` bytes, whatever they are; back as it was if it has no room for them.
-    pub(crate) fn holding(mut self, len: usize) -> Result<Self, Self> {
-        if len.div_ceil(ALIGNMENT) > self.lines.len() {
-            return Err(self);
-        }
+    /// The same memory holding `len` bytes, whatever they are, if it has room for them.
+    pub(crate) fn holding(mut self, len: usize) -> Option<Self> {
         self.len = len;
-        Ok(self)
+        (len.div_ceil(ALIGNMENT) <= self.lines.len()).then_some(self)
     }
 
     /// The bytes.

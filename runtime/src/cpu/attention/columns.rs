@@ -7,14 +7,13 @@
 
 use std::ops::Range;
 
-use super::core::{Bias, Job};
+use super::core::{Bias, Job, union};
 use super::weights::{MOST_COLUMNS, PanelBias, Sees, Weights};
 use crate::cpu::matmul::driver::RowPanels;
 use crate::cpu::matmul::kernel::Kernel;
 use crate::cpu::matmul::pack::turn;
 use crate::cpu::parallel::SharedMut;
 use crate::cpu::{Cpu, math, parallel};
-use crate::graph::Unary;
 use crate::tensor::AlignedBytes;
 
 /// Whether [`run`] is the better way: the columns of its tiles should not be mostly empty.
@@ -59,12 +58,6 @@ pub(super) fn run(job: &Job<'_>, cpu: &Cpu, visible: impl Fn(usize, usize) -> Ra
             }
         }
     });
-}
-
-/// The range from the first to the last key that any of `queries` sees.
-fn union(queries: Range<usize>, visible: impl Fn(usize) -> Range<usize>) -> Range<usize> {
-    let seen = queries.map(visible).filter(|seen| !seen.is_empty());
-    seen.reduce(|a, seen| a.start.min(seen.start)..a.end.max(seen.end)).unwrap_or(0..0)
 }
 
 /// One head, and the queries of one panel after another.
@@ -149,11 +142,7 @@ impl HeadTask<'_> {
     fn weights(&mut self, rows: Range<usize>, bias: PanelBias<'_>, sees: &Sees) {
         let (job, nr) = (self.job, self.kernel.nr);
         let scores = &mut self.rooms.scores[..rows.len() * nr];
-        if job.softcap != 0.0 {
-            scores.iter_mut().for_each(|s| *s /= job.softcap);
-            math::apply_unary(Unary::Tanh, scores);
-            scores.iter_mut().for_each(|s| *s *= job.softcap);
-        }
+        job.cap(scores);
         let zero_masked = job.zero_masked_rows;
         math::dispatch(Weights { scores, first: rows.start, bias, sees, factors: self.rooms.factors, zero_masked });
     }

@@ -1,9 +1,8 @@
-//! The computation: scores of a block of queries, softmax, weighted values.
+//! The computation: scores, softmax, weighted values.
 //!
-//! Many queries go another way, see [`columns`]. Of few, a task is one head and one block of queries. It multiplies straight from the operands' own layout (the product packs
-//! its operands anyway, whatever their strides), and its scores, a block of rows only, stay in the second-level cache
-//! between the two products. A decoding step has one query a head: there the heads that share keys are one task,
-//! so that the cache is read once for all of them.
+//! Many queries go another way, see [`columns`]. Of few, a task is one head. It multiplies straight from the operands'
+//! own layout (the product packs its operands anyway, whatever their strides). A decoding step has one query a head: there
+//! the heads that share keys are one task, so that the cache is read once for all of them.
 
 use std::ops::Range;
 
@@ -17,9 +16,6 @@ use crate::cpu::{Cpu, math, parallel};
 use crate::error::KernelError;
 use crate::graph::{HeadLayout, Unary};
 use crate::tensor::TensorView;
-
-/// Queries of one task.
-const QUERIES: usize = 64;
 
 /// Where the rows of each head of an operand lie.
 #[derive(Clone, Copy)]
@@ -107,6 +103,12 @@ impl<'a> Bias<'a> {
     }
 }
 
+/// The range from the first to the last key that any of `queries` sees.
+pub(super) fn union(queries: Range<usize>, visible: impl Fn(usize) -> Range<usize>) -> Range<usize> {
+    let seen = queries.map(visible).filter(|seen| !seen.is_empty());
+    seen.reduce(|a, seen| a.start.min(seen.start)..a.end.max(seen.end)).unwrap_or(0..0)
+}
+
 /// One call of attention.
 pub(crate) struct Job<'a> {
     pub(crate) heads: usize,
@@ -139,30 +141,23 @@ impl Job<'_> {
         let group = self.heads / self.kv_heads;
         // With one query a head, rows of a task are the heads of a group; else they are queries of one head.
         let share = queries == 1 && group > 1;
-        let (units, blocks, rows) = if share {
-            (self.kv_heads, 1, group)
-        } else {
-            (self.heads, queries.div_ceil(QUERIES), queries.min(QUERIES))
-        };
+        let (units, rows) = if share { (self.kv_heads, group) } else { (self.heads, queries) };
         let y = SharedMut::new(y);
         let cx = cpu.context().single();
         let take = || cpu.scratch.take(rows * (self.k.rows + size) * size_of::<f32>());
-        parallel::for_each_with(cpu.threads(), batch * units * blocks, take, |room, task| {
-            let (b, unit, block) = (task / (units * blocks), task / blocks % units, task % blocks);
-            let (first_head, first_query) = if share { (unit * group, 0) } else { (unit, block * QUERIES) };
-            let rows = if share { group } else { QUERIES.min(queries - first_query) };
-            let place = |r: usize| if share { (first_head + r, 0) } else { (first_head, first_query + r) };
+        parallel::for_each_with(cpu.threads(), batch * units, take, |room, task| {
+            let (b, unit) = (task / units, task % units);
+            let first_head = if share { unit * group } else { unit };
+            let place = |r: usize| if share { (first_head + r, 0) } else { (first_head, r) };
             let kv = first_head / group;
-            // The keys that any row of the block sees.
-            let seen = (0..rows).map(|r| visible(b, place(r).1)).filter(|s| !s.is_empty());
-            let keys = seen.reduce(|a, s| a.start.min(s.start)..a.end.max(s.end)).unwrap_or(0..0);
+            let keys = union(0..queries, |query| visible(b, query));
             let width = keys.len();
             let room: &mut [f32] = bytemuck::cast_slice_mut(room.as_mut_slice());
             let (scores, room) = room.split_at_mut(rows * width);
             let out = &mut room[..rows * size];
 
             let q_step = if share { self.q.strides[1] } else { self.q.strides[2] };
-            let q = self.q.from(b, first_head, first_query);
+            let q = self.q.from(b, first_head, 0);
             let [_, _, k_row, k_column] = self.k.strides;
             let k = self.k.from(b, kv, keys.start);
             let dims = (rows, width, self.q.size);
@@ -191,6 +186,15 @@ impl Job<'_> {
         });
     }
 
+    /// Bounds scores by the soft cap, if there is one.
+    pub(super) fn cap(&self, scores: &mut [f32]) {
+        if self.softcap != 0.0 {
+            scores.iter_mut().for_each(|s| *s /= self.softcap);
+            math::apply_unary(Unary::Tanh, scores);
+            scores.iter_mut().for_each(|s| *s *= self.softcap);
+        }
+    }
+
     /// Where the output of a query begins.
     pub(super) fn row_of_output(&self, b: usize, head: usize, query: usize) -> usize {
         let row = if self.merged_output {
@@ -211,11 +215,7 @@ impl Job<'_> {
         if row.is_empty() {
             return;
         }
-        if self.softcap != 0.0 {
-            row.iter_mut().for_each(|s| *s /= self.softcap);
-            math::apply_unary(Unary::Tanh, row);
-            row.iter_mut().for_each(|s| *s *= self.softcap);
-        }
+        self.cap(row);
         if let Some(bias) = &self.bias {
             bias.add(at, seen, row);
         }
