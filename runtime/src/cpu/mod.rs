@@ -32,7 +32,7 @@ pub use matmul::kernel::CpuKernels;
 use matmul::kernel::Kernels;
 
 use crate::error::KernelError;
-use crate::graph::Op;
+use crate::graph::{ConvInteger, ConvIntegerToFloat, Op};
 use crate::tensor::{AlignedBytes, BufferPool, ConstantId, DType, Tensor, TensorView, TensorViewMut};
 
 /// What becomes of a constant ahead of the first run.
@@ -98,6 +98,11 @@ impl Cpu {
         let packed = match (op, index, view.shape) {
             (Op::MatMul(op), 1, [_, _]) => matmul::pack_ahead(self, op, view),
             (Op::MatMulInteger | Op::MatMulIntegerToFloat(_), 1, &[k, n]) => integer::pack_ahead(self, view, k, n),
+            (
+                Op::ConvInteger(ConvInteger { groups, .. }) | Op::ConvIntegerToFloat(ConvIntegerToFloat { groups, .. }),
+                1,
+                _,
+            ) => conv::pack_ahead_integer(self, *groups, view),
             (Op::Conv(op), 1, _) if op.groups == 1 && view.dtype == DType::F32 => return Ahead::Keep,
             _ => false,
         };

@@ -38,6 +38,20 @@ impl Random {
         Tensor::from_bytes(if signed { DType::I8 } else { DType::U8 }, shape, &data).unwrap()
     }
 
+    /// Bytes that stand for small numbers, but for an extreme here and there, as weights do.
+    pub(super) fn weights(&mut self, shape: &[usize], signed: bool) -> Tensor {
+        let top = if signed { 0 } else { 0x80 };
+        let data: Vec<u8> = (0..shape.iter().product())
+            .map(|_| match self.below(60) {
+                0 => 127,
+                1 => 0x80,
+                _ => (self.below(120) as i8 - 60) as u8,
+            })
+            .map(|x| x ^ top)
+            .collect();
+        Tensor::from_bytes(if signed { DType::I8 } else { DType::U8 }, shape, &data).unwrap()
+    }
+
     /// Zero points that go with such bytes: none, one for all, or one each.
     pub(super) fn zeros(&mut self, each: usize, signed: bool) -> Option<Tensor> {
         let count = self.pick(&[0, 1, each]);

@@ -4,17 +4,19 @@ use super::geometry::{Geometry, filters_per_group};
 use super::patches::{self, Patches};
 use super::planes::Planes;
 use super::{run_depthwise, widened};
-use crate::cpu::Cpu;
 use crate::cpu::epilogue::Epilogue;
 use crate::cpu::integer::Scales;
+use crate::cpu::integer::losses::{self, Risks};
 use crate::cpu::integer::pack::{self, Bytes, Zeros, widen};
 use crate::cpu::integer::quads::{self, ColumnZeros, Filters, moved};
 use crate::cpu::integer::sums::{Correction, Sums};
+use crate::cpu::matmul::driver::{self, RowPanels};
 use crate::cpu::matmul::kernel::{ByteKernel, Kernel};
-use crate::cpu::matmul::{Context, driver, over_batches};
+use crate::cpu::matmul::{Context, over_batches};
 use crate::cpu::operands::Operands;
 use crate::cpu::packed::{self, Form};
 use crate::cpu::parallel::SharedMut;
+use crate::cpu::{Cpu, math};
 use crate::error::KernelError;
 use crate::graph::{ConvInteger, ConvIntegerToFloat, Window};
 use crate::tensor::{ConstantId, Element, TensorView, TensorViewMut, element_count};
@@ -58,6 +60,72 @@ pub(crate) fn run_to_float(
     })
 }
 
+/// Packs the filters `w` of a convolution of integers in `groups`, if how depends on nothing else; see [`Cpu::ahead`].
+pub(crate) fn pack_ahead(cpu: &Cpu, groups: usize, w: TensorView<'_>) -> bool {
+    let (Some(id), [m, rest @ ..], 1) = (w.constant, w.shape, groups) else { return false };
+    let (Ok(bytes), Ok(k)) = (Bytes::of("ConvInteger", &w), element_count(rest)) else { return false };
+    let Some(kernel) = cpu.kernels().bytes.or_else(|| pairs(cpu, id, bytes, (*m, k))) else { return false };
+    let filters = Filters { bytes, zeros: &Zeros::none() };
+    drop(packed_filters(cpu, kernel, &filters, Some(id), (1, *m, k)));
+    true
+}
+
+/// Writes the largest number that each row of patches of the channels `x`, padded with `pad`, may have as u8: a byte with the
+/// bits of `mask` turned over.
+fn largest_numbers(x: &[u8], g: &Geometry, pad: u8, mask: u8, largest: &mut [u8]) {
+    largest.fill(0);
+    let channels = x.chunks_exact(g.input_len().max(1)).map(|x| math::dispatch(LargestOf { x, mask }));
+    for (rows, most) in largest.chunks_mut(g.taps()).zip(channels) {
+        rows.fill(most.max(pad ^ mask));
+    }
+}
+
+struct LargestOf<'a> {
+    x: &'a [u8],
+    mask: u8,
+}
+
+impl math::Kernel for LargestOf<'_> {
+    type Output = u8;
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) -> u8 {
+        self.x.iter().fold(0, |most, x| most.max(x ^ self.mask))
+    }
+}
+
+/// The kernel that adds pairs with saturation, if this machine multiplies the `m` filters `bytes` of `k` weights, the constant
+/// `id`, with it. The bytes may be gone if they were packed.
+fn pairs(cpu: &Cpu, id: ConstantId, bytes: Bytes<'_>, (m, k): (usize, usize)) -> Option<&'static ByteKernel> {
+    let kernel = &cpu.kernels().pairs?.rows;
+    let packed = cpu.packed.has(id, Form::QuadRows { groups: 1, m, k });
+    (packed || (bytes.data.len() == m * k && losses::count_of_filters(bytes, m, k).is_some())).then_some(kernel)
+}
+
+/// The filters of `groups` groups of `m` filters of `k` weights, packed for `kernel`.
+fn packed_filters<'a>(
+    cpu: &Cpu,
+    kernel: &'a ByteKernel,
+    filters: &'a Filters<'_>,
+    constant: Option<ConstantId>,
+    (groups, m, k): (usize, usize, usize),
+) -> packed::Operands<impl Fn(usize, usize, &mut [u8]) + use<'a>> {
+    let len = Filters::len(m, k, kernel.tile.mr);
+    // Kernels that are exact take precedence.
+    let listed = cpu.kernels().bytes.is_none();
+    let risks = move || losses::count_of_filters(filters.bytes, m, k).expect("asked before");
+    let panels = RowPanels::new(m, kernel.tile.mr).count;
+    let all_len = move || if listed { len + losses::list_len(risks(), panels) } else { len };
+    let pack = move |threads, group, out: &mut [u8]| match listed {
+        true => filters.pack_listed(threads, kernel, (m, k), out),
+        false => filters.pack(threads, kernel, group, (m, k), out),
+    };
+    match constant {
+        Some(id) => packed::Operands::of_constant(cpu, (id, Form::QuadRows { groups, m, k }), groups, all_len, pack),
+        None => packed::Operands::new(cpu, None, groups, len, pack),
+    }
+}
+
 /// A convolution of integers and its zero points.
 struct Convolution<'a> {
     geometry: Geometry,
@@ -69,7 +137,9 @@ struct Convolution<'a> {
     x_zero: i16,
     w: Bytes<'a>,
     w_zeros: Zeros,
-    /// The identity of the packed filters: of w and of its zero points.
+    /// The identity of w.
+    w_constant: Option<ConstantId>,
+    /// The identity of filters less their zero points: of w and of these.
     constant: Option<(ConstantId, Option<ConstantId>)>,
 }
 
@@ -100,8 +170,15 @@ impl<'a> Convolution<'a> {
             x_zero: Zeros::of(op, operands.optional(x_zero), x.dtype, 1, 1)?.at(0),
             w: Bytes::of(op, &w)?,
             w_zeros: Zeros::of(op, operands.optional(w_zero), w.dtype, filters, 1)?,
+            w_constant: w.constant,
             constant,
         })
+    }
+
+    /// See [`pairs`].
+    fn pairs(&self, cpu: &Cpu) -> Option<&'static ByteKernel> {
+        let id = self.w_constant.filter(|_| self.groups == 1)?;
+        pairs(cpu, id, self.w, (self.filters, self.channels * self.geometry.taps()))
     }
 
     /// Elements of the output.
@@ -139,9 +216,10 @@ impl<'a> Convolution<'a> {
             });
             return Ok(());
         }
-        match cpu.kernels().bytes {
+        let kernels = cpu.kernels();
+        match kernels.bytes.or_else(|| self.pairs(cpu)) {
             Some(kernel) => self.run_quads(cpu, kernel, out, finish),
-            None => self.run_wide(cpu, cpu.kernels().wide, out, finish),
+            None => self.run_wide(cpu, kernels.wide, out, finish),
         }
         Ok(())
     }
@@ -158,23 +236,28 @@ impl<'a> Convolution<'a> {
         let (k, n, m) = (self.channels * g.taps(), g.output_len(), self.filters / self.groups);
         let mr = kernel.tile.mr;
         let filters = Filters { bytes: self.w, zeros: &self.w_zeros };
-        let group_len = Filters::len(m, k, mr);
-        let constant = self.constant.map(|(id, _)| (id, Form::QuadRows { groups: self.groups, m, k }));
-        let filters_packed = packed::Operands::new(cpu, constant, self.groups, group_len, |threads, group, out| {
-            filters.pack(threads, kernel, group, (m, k), out);
-        });
+        let filters_packed = packed_filters(cpu, kernel, &filters, self.w_constant, (self.groups, m, k));
         let has_zeros = (0..self.filters).any(|filter| filters.zero(kernel, filter) != 0);
         let image = self.channels * g.input_len();
         let planes = Planes::new(g);
         over_batches(cpu, g.batch * self.groups, m * n, out, |cx: Context<'_>, i, out: &mut [O]| {
             let group = i % self.groups;
             let packed = filters_packed.get(cx, group);
-            let (rows, sums) = packed.as_slice::<u8>().split_at(quads::rows_len(m, k, mr));
+            let (packed, list) = packed.as_slice::<u8>().split_at(Filters::len(m, k, mr));
+            let (rows, sums) = packed.split_at(quads::rows_len(m, k, mr));
             let sums: &[i32] = bytemuck::cast_slice(sums);
+            let row_panels = RowPanels::new(m, mr);
+            let risks = Risks::new(list, row_panels.count);
             let x = &self.x.data[i * image..][..image];
             let pad = self.x_zero as u8;
             let loaded = patches::load(cx.threads, cx.scratch, &planes, x, pad);
-            let patches = Patches::<u8>::new(&planes, &loaded, pad, self.x.flip());
+            let patches = Patches::<u8>::quads(&planes, &loaded, pad, self.x.flip(), kernel.b_signed);
+            let mut losses_room = cx.scratch.take(risks.map_or(0, |risks| risks.room() + k.next_multiple_of(4)));
+            let losses = risks.map(|risks| {
+                let (room, largest) = losses_room.as_mut_slice().split_at_mut(risks.room());
+                largest_numbers(x, g, pad, quads::mask(self.x.signed, kernel.b_signed), largest);
+                risks.losses(rows, mr, largest, room)
+            });
             // Sums over the window are only asked for if a filter has a zero point.
             let mut room = cx.scratch.take(if has_zeros { n * size_of::<i32>() } else { 0 });
             let columns: &mut [i32] = bytemuck::cast_slice_mut(room.as_mut_slice());
@@ -182,9 +265,14 @@ impl<'a> Convolution<'a> {
                 patches.sum_columns(cx.scratch, columns);
             }
             let columns = &*columns;
-            let zeros = ColumnZeros::One(moved(self.x_zero, self.x.signed, true));
+            let zeros = ColumnZeros::One(moved(self.x_zero, self.x.signed, kernel.b_signed));
             let out = SharedMut::new(out);
             driver::multiply(cx, &kernel.tile, (m, n, k), rows, &patches, |row, column, part| {
+                if let Some(losses) = &losses {
+                    let (panel, place) = row_panels.place(row);
+                    let of_filter = losses.of_panel(panel).iter().filter(|loss| loss.column as usize == place);
+                    patches.put_back(of_filter, column..column + part.len(), part);
+                }
                 let filter = group * m + row;
                 let zero = filters.zero(kernel, filter);
                 let rest = sums[row].wrapping_sub((k as i32).wrapping_mul(zero));

@@ -18,7 +18,7 @@ use depthwise::Depthwise;
 use filters::Filters;
 use geometry::{Geometry, filters_per_group};
 use half::f16;
-pub(crate) use integer::{run as run_integer, run_to_float as run_integer_to_float};
+pub(crate) use integer::{pack_ahead as pack_ahead_integer, run as run_integer, run_to_float as run_integer_to_float};
 use patches::Patches;
 use planes::Planes;
 pub(crate) use pool::run as run_pool;

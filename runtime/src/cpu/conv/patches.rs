@@ -5,6 +5,7 @@
 use std::ops::Range;
 
 use super::planes::{CHUNK, Planes};
+use crate::cpu::integer::losses::Loss;
 use crate::cpu::integer::pack::widen;
 use crate::cpu::integer::quads;
 use crate::cpu::math::{self, Kernel};
@@ -30,6 +31,8 @@ pub(crate) struct Patches<'a, T> {
     pad: T,
     /// For bytes, see [`crate::cpu::integer::pack::widen`].
     flip: i16,
+    /// Whether quads of bytes are i8; else they are u8.
+    signed: bool,
 }
 
 /// Copies the channels `x` into planes, padded with `pad`.
@@ -60,12 +63,17 @@ impl<'a> Patches<'a, f32> {
 
 impl<'a> Patches<'a, u8> {
     /// The patches of the bytes in `loaded`, padded with `pad`. They stand for `widen(byte, flip)`, less the zero point
-    /// `pad` where they are widened.
+    /// `pad` where they are widened; quads of them are i8.
     pub(crate) fn new(planes: &'a Planes<'a>, loaded: &'a Loaded, pad: u8, flip: i16) -> Self {
         Self::of(planes, loaded, pad, flip)
     }
 
-    /// Writes the sum of each column, its bytes taken as `i8` as products of bytes take them: the window slides over the sum of
+    /// The same with quads of i8 if `signed`, else of u8.
+    pub(crate) fn quads(planes: &'a Planes<'a>, loaded: &'a Loaded, pad: u8, flip: i16, signed: bool) -> Self {
+        Patches { signed, ..Self::of(planes, loaded, pad, flip) }
+    }
+
+    /// Writes the sum of each column, its bytes taken as products of quads take them: the window slides over the sum of
     /// all channels.
     pub(crate) fn sum_columns(&self, scratch: &BufferPool, sums: &mut [i32]) {
         let len = self.planes.len();
@@ -74,7 +82,10 @@ impl<'a> Patches<'a, u8> {
         let plane: &mut [i32] = bytemuck::cast_slice_mut(room.as_mut_slice());
         plane.fill(0);
         for channel in self.x.chunks_exact(len.max(1)).take(self.channels) {
-            plane.iter_mut().zip(channel).for_each(|(sum, &x)| *sum += i32::from((x ^ mask) as i8));
+            match self.signed {
+                true => plane.iter_mut().zip(channel).for_each(|(sum, &x)| *sum += i32::from((x ^ mask) as i8)),
+                false => plane.iter_mut().zip(channel).for_each(|(sum, &x)| *sum += i32::from(x ^ mask)),
+            }
         }
         sums.fill(0);
         for &offset in &self.planes.offsets {
@@ -85,9 +96,28 @@ impl<'a> Patches<'a, u8> {
         }
     }
 
-    /// What makes i8 of the bytes.
+    /// Adds what pairs of the weights of one filter lost, with the numbers in the columns `columns`, to their `sums`.
+    pub(crate) fn put_back<'l>(
+        &self,
+        losses: impl Iterator<Item = &'l Loss> + Clone,
+        columns: Range<usize>,
+        sums: &mut [i32],
+    ) {
+        let mut rooms = [[self.pad; LINE]; 2];
+        for (part, sums) in columns.clone().step_by(WIDTH).zip(sums.chunks_mut(WIDTH)) {
+            let part = part..part + sums.len();
+            for loss in losses.clone() {
+                let [even, odd] = &mut rooms;
+                let pair = loss.pair as usize * 2;
+                let (even, odd) = (self.line(pair, part.clone(), even), self.line(pair + 1, part.clone(), odd));
+                math::dispatch(PutBack { loss, lines: [even, odd], mask: self.mask(), sums });
+            }
+        }
+    }
+
+    /// What turns the bytes into quads.
     fn mask(&self) -> u8 {
-        quads::mask(self.flip != 0, true)
+        quads::mask(self.flip != 0, self.signed)
     }
 }
 
@@ -95,7 +125,7 @@ impl<'a, T: bytemuck::Pod> Patches<'a, T> {
     fn of(planes: &'a Planes<'a>, loaded: &'a Loaded, pad: T, flip: i16) -> Self {
         let x: &[T] = bytemuck::cast_slice(loaded.0.as_slice());
         let channels = (x.len() - CHUNK) / planes.len().max(1);
-        Patches { planes, x, channels, pad, flip }
+        Patches { planes, x, channels, pad, flip, signed: true }
     }
 
     /// Rows.
@@ -161,6 +191,26 @@ impl<'a, T: bytemuck::Pod> Patches<'a, T> {
                     write(columns, out);
                 }
             }
+        }
+    }
+}
+
+/// Adds what a pair of weights lost with the numbers of two rows.
+struct PutBack<'a> {
+    loss: &'a Loss,
+    lines: [&'a [u8]; 2],
+    mask: u8,
+    sums: &'a mut [i32],
+}
+
+impl Kernel for PutBack<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        let PutBack { loss, lines: [even, odd], mask, sums } = self;
+        for ((sum, x), y) in sums.iter_mut().zip(even).zip(odd) {
+            *sum = sum.wrapping_add(loss.of([x ^ mask, y ^ mask]));
         }
     }
 }

@@ -44,10 +44,14 @@ fn shapes(random: &mut Random) -> Shapes {
 fn random_convolutions_are_exact_on_every_path() {
     let mut random = Random(0x0c04_7015);
     let cpus: Vec<Cpu> = Cpu::of_every_kind().collect();
-    for case in 0..64 {
+    for case in 0..96 {
         let Shapes { x: x_shape, w: w_shape, groups, window } = shapes(&mut random);
         let (x_signed, w_signed) = (case & 1 == 1, case & 2 == 2);
-        let (x, w) = (random.bytes(&x_shape, x_signed), random.bytes(&w_shape, w_signed));
+        let x = random.bytes(&x_shape, x_signed);
+        let w = match case & 4 {
+            0 => random.bytes(&w_shape, w_signed),
+            _ => random.weights(&w_shape, w_signed),
+        };
         let filters = w_shape[0];
         let (x_zero, w_zero) = (random.zeros(1, x_signed), random.zeros(filters, w_signed));
         let constant = random.pick(&[None, Some(ConstantId(case))]);

@@ -2,6 +2,7 @@
 //!
 //! Sums wrap as 32-bit integers do; that needs K above 33,000 with the largest numbers throughout.
 
+pub(crate) mod losses;
 pub(crate) mod pack;
 pub(crate) mod quads;
 #[cfg(test)]
@@ -16,10 +17,12 @@ use sums::{Factor, Sums};
 use super::Cpu;
 use super::epilogue::Epilogue;
 use super::matmul::dims::Dims;
+use super::matmul::kernel::{ByteKernel, Kernel};
 use super::operands::Operands;
+use super::packed::Form;
 use crate::error::KernelError;
 use crate::graph::MatMulIntegerToFloat;
-use crate::tensor::{Element, TensorView, TensorViewMut};
+use crate::tensor::{ConstantId, Element, TensorView, TensorViewMut};
 
 /// Runs [`crate::graph::Op::MatMulInteger`].
 pub(crate) fn run(
@@ -59,11 +62,45 @@ pub(crate) fn run_to_float(
 /// Packs the weight matrix `b`, `k` x `n`; see [`Cpu::ahead`].
 pub(crate) fn pack_ahead(cpu: &Cpu, b: TensorView<'_>, k: usize, n: usize) -> bool {
     let (Some(id), Ok(bytes)) = (b.constant, Bytes::of("MatMulInteger", &b)) else { return false };
-    match cpu.kernels().bytes {
-        Some(kernel) => drop(quads::packed_columns(cpu, kernel.tile.nr, Some(id), 1, (k, n), |_| bytes)),
-        None => drop(wide::packed_columns(cpu, cpu.kernels().wide.nr, Some(id), 1, (k, n), |_| bytes)),
+    match Way::of(cpu, Some(id), 1, (k, n), bytes) {
+        Way::Quads(kernel) => drop(quads::packed_columns(cpu, kernel.tile.nr, Some(id), 1, (k, n), |_| bytes)),
+        Way::Pairs(kernel, id) => drop(quads::listed_columns(cpu, kernel.tile.nr, id, (k, n), bytes)),
+        Way::Wide(kernel) => drop(wide::packed_columns(cpu, kernel.nr, Some(id), 1, (k, n), |_| bytes)),
     }
     true
+}
+
+/// How this machine multiplies by a matrix.
+enum Way {
+    /// Four products at once, exactly.
+    Quads(&'static ByteKernel),
+    /// Pairs of products, of which few can saturate, with a constant.
+    Pairs(&'static ByteKernel, ConstantId),
+    /// Pairs of products of 16-bit numbers.
+    Wide(&'static Kernel<i16>),
+}
+
+impl Way {
+    /// For `matrices` matrices of `k` x `n`; `bytes` may be gone if they are a constant's that was packed.
+    fn of(cpu: &Cpu, constant: Option<ConstantId>, matrices: usize, (k, n): (usize, usize), bytes: Bytes<'_>) -> Way {
+        let kernels = cpu.kernels();
+        if let Some(kernel) = kernels.bytes {
+            return Way::Quads(kernel);
+        }
+        // The form that the constant was packed into tells what was found then.
+        let has = |id, form| cpu.packed.has(id, form);
+        match (kernels.pairs, constant) {
+            (Some(pairs), Some(id))
+                if matrices == 1
+                    && (has(id, Form::Quads { matrices, k, n })
+                        || (!has(id, Form::ByteColumns { matrices, k, n })
+                            && losses::count(bytes, k, n).is_some())) =>
+            {
+                Way::Pairs(&pairs.columns, id)
+            }
+            _ => Way::Wide(kernels.wide),
+        }
+    }
 }
 
 /// The scales of the two sides of a product of integers.
@@ -142,9 +179,11 @@ impl<'a> Product<'a> {
         if len == 0 {
             return Ok(());
         }
-        match cpu.kernels().bytes {
-            Some(kernel) => self.run_quads(cpu, kernel, out, finish),
-            None => self.run_wide(cpu, cpu.kernels().wide, out, finish),
+        let (constant, matrices) = (self.b_view.constant, self.dims.b_matrices);
+        match Way::of(cpu, constant, matrices, (self.dims.k, self.dims.n), self.b) {
+            Way::Quads(kernel) => self.run_quads(cpu, kernel, out, finish),
+            Way::Pairs(kernel, id) => self.run_pairs(cpu, kernel, id, out, finish),
+            Way::Wide(kernel) => self.run_wide(cpu, kernel, out, finish),
         }
         Ok(())
     }
@@ -163,7 +202,7 @@ struct Part<'a> {
 mod tests {
     use super::*;
     use crate::graph::Unary;
-    use crate::tensor::{ConstantId, DType, Tensor};
+    use crate::tensor::{DType, Tensor};
 
     /// Bytes with many extremes.
     fn bytes(n: usize, seed: u32, signed: bool) -> Tensor {

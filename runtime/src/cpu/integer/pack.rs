@@ -72,7 +72,7 @@ impl Zeros {
         each: usize,
         matrices: usize,
     ) -> Result<Self, KernelError> {
-        let Some(view) = view else { return Ok(Zeros(vec![0])) };
+        let Some(view) = view else { return Ok(Zeros::none()) };
         if view.dtype != dtype {
             let why = format!("{op}: a zero point is {}, what it belongs to is {dtype}", view.dtype);
             return Err(KernelError::Invalid(why));
@@ -84,6 +84,11 @@ impl Zeros {
         }
         // An empty matrix may have an empty list.
         Ok(Zeros(if len == 0 { vec![0] } else { zeros }))
+    }
+
+    /// Zero points that are 0.
+    pub(crate) fn none() -> Self {
+        Zeros(vec![0])
     }
 
     /// The zero point of all rows or columns, if there is one for all.

@@ -7,9 +7,11 @@
 
 use std::ops::Range;
 
+use super::losses::{self, Risks, Rows};
 use super::pack::{Bytes, Zeros};
 use super::sums::{Correction, Sums};
-use super::{Part, Product};
+use super::{Part, Product, thin};
+use crate::cpu::matmul::dims::Dims;
 use crate::cpu::matmul::driver::{self, PackedColumns, RowPanels};
 use crate::cpu::matmul::kernel::ByteKernel;
 use crate::cpu::matmul::{Context, over_batches};
@@ -19,7 +21,7 @@ use crate::cpu::{Cpu, math};
 use crate::tensor::{AlignedBytes, ConstantId, Element};
 
 /// Elements of K that a step takes.
-const STEP: usize = 4;
+pub(super) const STEP: usize = 4;
 /// The top bit.
 const TOP: u8 = 0x80;
 
@@ -191,8 +193,44 @@ pub(super) fn packed_columns<'a>(
     })
 }
 
+/// The panels of the constant `id` with their sums and, behind them, a list of risky pairs: for [`super::losses`].
+pub(super) fn listed_columns(
+    cpu: &Cpu,
+    nr: usize,
+    id: ConstantId,
+    (k, n): (usize, usize),
+    bytes: Bytes<'_>,
+) -> Operands<impl Fn(usize, usize, &mut [u8])> {
+    let len = columns_len(k, n, nr);
+    let risks = || losses::count(bytes, k, n).expect("asked before");
+    let list_len = || len + losses::list_len(risks(), n.div_ceil(nr));
+    Operands::of_constant(cpu, (id, Form::Quads { matrices: 1, k, n }), 1, list_len, move |threads, _, out| {
+        let (columns, list) = out.split_at_mut(len);
+        pack_columns(threads, bytes, k, n, nr, columns);
+        losses::list(&columns[..panels_len(k, n, nr)], nr, k.div_ceil(STEP), list);
+    })
+}
+
+/// Packed columns and what is behind them.
+#[derive(Clone, Copy)]
+struct Columns<'a> {
+    panels: &'a [u8],
+    /// The sum of each.
+    sums: &'a [i32],
+    /// A list of risky pairs, if they were packed with one.
+    list: &'a [u8],
+}
+
+impl<'a> Columns<'a> {
+    fn new(packed: &'a [u8], k: usize, n: usize, nr: usize) -> Self {
+        let (panels, rest) = packed.split_at(panels_len(k, n, nr));
+        let (sums, list) = rest.split_at(n.next_multiple_of(nr) * size_of::<i32>());
+        Columns { panels, sums: bytemuck::cast_slice(sums), list }
+    }
+}
+
 impl Product<'_> {
-    /// Multiplies with `kernel`; see [`Product::run`].
+    /// Multiplies with `kernel`, which is exact; see [`Product::run`].
     pub(super) fn run_quads<O: Element>(
         &self,
         cpu: &Cpu,
@@ -200,10 +238,57 @@ impl Product<'_> {
         out: &mut [O],
         finish: impl Fn(Part<'_>, &mut [O]) + Sync,
     ) {
+        let (n, k) = (self.dims.n, self.dims.k);
+        let b_matrix = |i: usize| self.b.part(i * k * n, k * n);
+        let (constant, matrices) = (self.b_view.constant, self.dims.b_matrices);
+        let b = packed_columns(cpu, kernel.tile.nr, constant, matrices, (k, n), b_matrix);
+        self.run_packed(cpu, kernel, &b, out, finish);
+    }
+
+    /// Multiplies the constant `id` with `kernel`, which adds pairs with saturation; see [`Product::run`].
+    pub(super) fn run_pairs<O: Element>(
+        &self,
+        cpu: &Cpu,
+        kernel: &ByteKernel,
+        id: ConstantId,
+        out: &mut [O],
+        finish: impl Fn(Part<'_>, &mut [O]) + Sync,
+    ) {
+        let Dims { m, n, k, ref batches, .. } = self.dims;
+        let nr = kernel.tile.nr;
+        let b = listed_columns(cpu, nr, id, (k, n), self.b);
+        if !thin::serves(m, k, nr) {
+            return self.run_packed(cpu, kernel, &b, out, finish);
+        }
+        over_batches(cpu, batches.len(), m * n, out, |cx: Context<'_>, batch: usize, out: &mut [O]| {
+            let packed = b.get(cx, 0);
+            let data = Columns::new(packed.as_slice(), k, n, nr).panels;
+            let panels = thin::Panels { bytes: Bytes { data, signed: true }, k, n, nr, step: STEP };
+            let ai = batches[batch].0;
+            let a_zero = |row: usize| self.a_zeros.at(ai * m + row);
+            let b_zero = |column: usize| moved(self.b_zeros.at(column), self.b.signed, true);
+            let out = SharedMut::new(out);
+            thin::multiply(cx, self.a.part(ai * m * k, m * k), a_zero, &panels, b_zero, |row, column, sums| {
+                let at = row * n + column;
+                // SAFETY: each part of the m x n outputs is stored once.
+                let out = unsafe { out.slice(at, sums.len()) };
+                let sums = Sums { data: sums, correction: Correction::None };
+                finish(Part { at: batch * m * n + at, row, column, sums }, out);
+            });
+        });
+    }
+
+    /// Multiplies packed columns.
+    fn run_packed<O: Element>(
+        &self,
+        cpu: &Cpu,
+        kernel: &ByteKernel,
+        b: &Operands<impl Fn(usize, usize, &mut [u8]) + Sync>,
+        out: &mut [O],
+        finish: impl Fn(Part<'_>, &mut [O]) + Sync,
+    ) {
         let (m, n, k) = (self.dims.m, self.dims.n, self.dims.k);
         let (tile, a_signed) = (&kernel.tile, kernel.a_signed);
-        let b_matrix = |i: usize| self.b.part(i * k * n, k * n);
-        let b = packed_columns(cpu, tile.nr, self.b_view.constant, self.dims.b_matrices, (k, n), b_matrix);
         // Sums of rows only count if a column has a zero point.
         let column_zero = self.b_zeros.one().map(|zero| moved(zero, self.b.signed, true));
         let summed = if column_zero == Some(0) { 0 } else { m };
@@ -213,10 +298,18 @@ impl Product<'_> {
             let mut room = cx.scratch.take(rows_len + summed * size_of::<i32>());
             let (rows, sums) = room.as_mut_slice().split_at_mut(rows_len);
             let sums: &mut [i32] = bytemuck::cast_slice_mut(sums);
-            pack_rows(cx.threads, self.a.part(ai * m * k, m * k), a_signed, (m, k), tile.mr, rows, sums);
+            let a = self.a.part(ai * m * k, m * k);
+            pack_rows(cx.threads, a, a_signed, (m, k), tile.mr, rows, sums);
             let packed = b.get(cx, bi);
-            let (panels, columns) = packed.as_slice::<u8>().split_at(panels_len(k, n, tile.nr));
-            let columns: &[i32] = bytemuck::cast_slice(columns);
+            let Columns { panels, sums: columns, list } = Columns::new(packed.as_slice(), k, n, tile.nr);
+            let rows_of_a = Rows { bytes: a.data, mask: mask(a.signed, a_signed), k };
+            let risks = Risks::new(list, n.div_ceil(tile.nr));
+            let mut room = cx.scratch.take(risks.map_or(0, |risks| risks.room() + k.next_multiple_of(STEP)));
+            let losses = risks.map(|risks| {
+                let (room, largest) = room.as_mut_slice().split_at_mut(risks.room());
+                rows_of_a.largest(largest);
+                risks.losses(panels, tile.nr, largest, room)
+            });
             let room = self.column_zeros(&cx, bi);
             let column_zeros = match &room {
                 Some(room) => ColumnZeros::Each(bytemuck::cast_slice(room.as_slice())),
@@ -226,10 +319,14 @@ impl Product<'_> {
             let panels = PackedColumns { data: panels, k: k.next_multiple_of(STEP) };
             let out = SharedMut::new(out);
             driver::multiply(cx, tile, (m, n, k), rows, &panels, |row, column, part| {
+                let range = column..column + part.len();
+                if let Some(losses) = &losses {
+                    rows_of_a.put_back(losses, row, column / tile.nr, tile.nr, part);
+                }
                 let zero = row_zero(row);
                 let sum = sums.get(row).copied().unwrap_or_default();
                 let rest = sum.wrapping_sub((k as i32).wrapping_mul(zero));
-                let correction = column_zeros.correction(column..column + part.len(), zero, rest, columns);
+                let correction = column_zeros.correction(range, zero, rest, columns);
                 let at = row * n + column;
                 // SAFETY: the driver stores each part of the m x n outputs once.
                 let out = unsafe { out.slice(at, part.len()) };
@@ -278,6 +375,14 @@ impl Filters<'_> {
         let (rows, sums) = out.split_at_mut(rows_len(m, k, kernel.tile.mr));
         let bytes = self.bytes.part(group * m * k, m * k);
         pack_rows(threads, bytes, kernel.a_signed, (m, k), kernel.tile.mr, rows, bytemuck::cast_slice_mut(sums));
+    }
+
+    /// What [`Filters::pack`] writes and, behind it, a list of risky pairs: for [`super::losses`].
+    pub(crate) fn pack_listed(&self, threads: usize, kernel: &ByteKernel, (m, k): (usize, usize), out: &mut [u8]) {
+        let mr = kernel.tile.mr;
+        let (packed, list) = out.split_at_mut(Filters::len(m, k, mr));
+        self.pack(threads, kernel, 0, (m, k), packed);
+        losses::list(&packed[..rows_len(m, k, mr)], mr, k.div_ceil(STEP), list);
     }
 
     /// The zero point of filter `filter` as the kernel sees it.

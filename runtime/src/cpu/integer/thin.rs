@@ -1,7 +1,7 @@
 //! Exact products with few rows: decoding reads each weight once for a token or two, so bytes are widened in registers
 //! on their way into the sum, and nothing but the weights moves through memory.
 
-use super::pack::{Bytes, Zeros};
+use super::pack::{Bytes, widen};
 use crate::cpu::matmul::Context;
 use crate::cpu::parallel;
 
@@ -19,44 +19,59 @@ pub(super) fn serves(m: usize, k: usize, nr: usize) -> bool {
     m <= MAX_ROWS && k > 0 && nr.is_multiple_of(LANES)
 }
 
-/// Columns as [`super::pack::pack_columns`] wrote them.
+/// Columns as [`super::pack::pack_columns`] or [`super::quads`] wrote them.
 pub(super) struct Panels<'a> {
+    /// i8 if they are quads.
     pub(super) bytes: Bytes<'a>,
     pub(super) k: usize,
     pub(super) n: usize,
     /// Columns of a panel.
     pub(super) nr: usize,
+    /// Elements of K that lie side by side, 2 or 4.
+    pub(super) step: usize,
 }
 
-/// Multiplies `rows` of K numbers each, zero points already subtracted and odd K padded with a zero, by `panels`;
-/// `store(row, column, sums)` gets each part of the result once. `zero(column)` is subtracted from each weight.
+/// Multiplies the rows `a`, each less `a_zero(row)`, by `panels`, each column less `b_zero(column)`;
+/// `store(row, column, sums)` gets each part of the result once.
 pub(super) fn multiply(
     cx: Context<'_>,
-    rows: &[i16],
+    a: Bytes<'_>,
+    a_zero: impl Fn(usize) -> i16,
     panels: &Panels<'_>,
-    zeros: &Zeros,
-    first_zero: usize,
+    b_zero: impl Fn(usize) -> i32 + Sync,
     store: impl Fn(usize, usize, &mut [i32]) + Sync,
 ) {
-    let (k, n, nr) = (panels.k.next_multiple_of(2), panels.n, panels.nr);
+    let (k, n, nr) = (panels.k.next_multiple_of(panels.step), panels.n, panels.nr);
+    let m = a.data.len() / panels.k;
+    let mut room = cx.scratch.take(m * k * size_of::<i16>());
+    let rows: &mut [i16] = bytemuck::cast_slice_mut(room.as_mut_slice());
     // (w - z) summed is w summed less z times the sum of the row: wrapping sums are exact in any order.
-    let sums_of_rows: Vec<i32> =
-        rows.chunks_exact(k).map(|row| row.iter().fold(0i32, |s, &x| s.wrapping_add(x as i32))).collect();
+    let mut sums_of_rows = [0i32; MAX_ROWS];
+    for (r, (row, bytes)) in rows.chunks_exact_mut(k).zip(a.data.chunks_exact(panels.k)).enumerate() {
+        let (row, padding) = row.split_at_mut(panels.k);
+        let (flip, zero) = (a.flip(), a_zero(r));
+        row.iter_mut().zip(bytes).for_each(|(x, byte)| *x = widen(*byte, flip) - zero);
+        padding.fill(0);
+        sums_of_rows[r] = row.iter().fold(0i32, |s, &x| s.wrapping_add(x as i32));
+    }
+    let rows = &*rows;
     let each = (COLUMNS / nr).max(1);
     let threads = if k * n < WORK { 1 } else { cx.threads };
     parallel::for_each(threads, n.div_ceil(nr).div_ceil(each), |task| {
         for panel in (task * each..(task + 1) * each).take_while(|p| p * nr < n) {
-            let bytes = &panels.bytes.data[panel * nr * k..][..nr * k];
+            let bytes = Bytes { data: &panels.bytes.data[panel * nr * k..][..nr * k], ..panels.bytes };
             let first = panel * nr;
             for (r, row) in rows.chunks_exact(k).enumerate() {
                 for lane in (0..nr).step_by(LANES).take_while(|lane| first + lane < n) {
                     let mut sums = [0i32; LANES];
-                    eight_columns(row, bytes, panels.bytes.signed, nr, lane, &mut sums);
+                    match panels.step {
+                        4 => eight_columns_of_quads(row, bytes.data, nr, lane, &mut sums),
+                        _ => eight_columns(row, bytes.data, bytes.signed, nr, lane, &mut sums),
+                    }
                     let count = LANES.min(n - first - lane);
                     let sums = &mut sums[..count];
                     for (i, sum) in sums.iter_mut().enumerate() {
-                        let zero = zeros.at(first_zero + first + lane + i) as i32;
-                        *sum = sum.wrapping_sub(zero.wrapping_mul(sums_of_rows[r]));
+                        *sum = sum.wrapping_sub(b_zero(first + lane + i).wrapping_mul(sums_of_rows[r]));
                     }
                     store(r, first + lane, sums);
                 }
@@ -92,12 +107,36 @@ fn eight_columns(row: &[i16], panel: &[u8], signed: bool, nr: usize, lane: usize
     portable(row, panel, signed, nr, lane, sums);
 }
 
+/// The same of a panel `[k / 4][nr][4]` of i8, on machines that have [`crate::cpu::matmul::kernel::Kernels::pairs`].
+fn eight_columns_of_quads(row: &[i16], panel: &[u8], nr: usize, lane: usize, sums: &mut [i32; LANES]) {
+    debug_assert!(panel.len() >= row.len() * nr && lane + LANES <= nr && row.len().is_multiple_of(4));
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2") {
+        // SAFETY: AVX2 was just detected, and the panel holds nr columns for each element of the row.
+        return unsafe { x86::eight_columns_of_quads(row, panel, nr, lane, sums) };
+    }
+    #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+    return wasm::eight_columns_of_quads(row, panel, nr, lane, sums);
+    #[allow(unreachable_code, reason = "as the reference in tests")]
+    portable_quads(row, panel, nr, lane, sums);
+}
+
 fn portable(row: &[i16], panel: &[u8], signed: bool, nr: usize, lane: usize, sums: &mut [i32; LANES]) {
     let widen = |x: u8| if signed { x as i8 as i32 } else { x as i32 };
     for (pair, step) in row.as_chunks::<2>().0.iter().zip(panel.chunks_exact(2 * nr)) {
         let step = &step[2 * lane..][..2 * LANES];
         for (sum, w) in sums.iter_mut().zip(step.as_chunks::<2>().0) {
             let product = pair[0] as i32 * widen(w[0]) + pair[1] as i32 * widen(w[1]);
+            *sum = sum.wrapping_add(product);
+        }
+    }
+}
+
+fn portable_quads(row: &[i16], panel: &[u8], nr: usize, lane: usize, sums: &mut [i32; LANES]) {
+    for (quad, step) in row.as_chunks::<4>().0.iter().zip(panel.chunks_exact(4 * nr)) {
+        let step = &step[4 * lane..][..4 * LANES];
+        for (sum, w) in sums.iter_mut().zip(step.as_chunks::<4>().0) {
+            let product: i32 = quad.iter().zip(w).map(|(x, w)| *x as i32 * *w as i8 as i32).sum();
             *sum = sum.wrapping_add(product);
         }
     }
@@ -140,6 +179,35 @@ mod x86 {
         }
         // SAFETY: sums has room for eight.
         unsafe { _mm256_storeu_si256(sums.as_mut_ptr().cast(), _mm256_add_epi32(even, odd)) };
+    }
+
+    /// # Safety
+    /// `panel` holds `nr` bytes for each element of `row`, and `lane + 8 <= nr`.
+    #[target_feature(enable = "avx2")]
+    pub(super) unsafe fn eight_columns_of_quads(
+        row: &[i16],
+        panel: &[u8],
+        nr: usize,
+        lane: usize,
+        sums: &mut [i32; LANES],
+    ) {
+        // Of each column two sums side by side; of the first four columns and of the others.
+        let mut acc = [_mm256_setzero_si256(); 2];
+        for (p, quad) in row.as_chunks::<4>().0.iter().enumerate() {
+            // SAFETY: the caller vouches for the panel's length. No load needs alignment.
+            unsafe {
+                let quad = _mm256_set1_epi64x(quad.as_ptr().cast::<i64>().read_unaligned());
+                let bytes = panel.as_ptr().add(p * 4 * nr + 4 * lane);
+                for (half, acc) in acc.iter_mut().enumerate() {
+                    let wide = _mm256_cvtepi8_epi16(_mm_loadu_si128(bytes.add(16 * half).cast()));
+                    *acc = _mm256_add_epi32(*acc, _mm256_madd_epi16(wide, quad));
+                }
+            }
+        }
+        // Horizontal additions leave pairs of columns in the order 0, 2, 1, 3.
+        let pairs = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_hadd_epi32(acc[0], acc[1]));
+        // SAFETY: sums has room for eight.
+        unsafe { _mm256_storeu_si256(sums.as_mut_ptr().cast(), pairs) };
     }
 }
 
@@ -211,6 +279,29 @@ mod wasm {
             v128_store(sums.as_mut_ptr().add(4).cast(), high);
         }
     }
+
+    pub(super) fn eight_columns_of_quads(row: &[i16], panel: &[u8], nr: usize, lane: usize, sums: &mut [i32; LANES]) {
+        // Of each column two sums side by side, two columns a vector.
+        let mut acc = [i32x4_splat(0); 4];
+        for (quad, step) in row.as_chunks::<4>().0.iter().zip(panel.chunks_exact(4 * nr)) {
+            let bytes: &[u8; 32] = step[4 * lane..].first_chunk().expect("a panel has eight more columns");
+            // SAFETY: four numbers of 16 bits and twice sixteen bytes are there; the loads need no alignment.
+            let (quad, low, high) = unsafe {
+                let bytes = bytes.as_ptr().cast::<v128>();
+                (v128_load64_splat(quad.as_ptr().cast()), v128_load(bytes), v128_load(bytes.add(1)))
+            };
+            acc[0] = i32x4_add(acc[0], i32x4_dot_i16x8(i16x8_extend_low_i8x16(low), quad));
+            acc[1] = i32x4_add(acc[1], i32x4_dot_i16x8(i16x8_extend_high_i8x16(low), quad));
+            acc[2] = i32x4_add(acc[2], i32x4_dot_i16x8(i16x8_extend_low_i8x16(high), quad));
+            acc[3] = i32x4_add(acc[3], i32x4_dot_i16x8(i16x8_extend_high_i8x16(high), quad));
+        }
+        let sum = |a, b| i32x4_add(i32x4_shuffle::<0, 2, 4, 6>(a, b), i32x4_shuffle::<1, 3, 5, 7>(a, b));
+        // SAFETY: sums has room for eight.
+        unsafe {
+            v128_store(sums.as_mut_ptr().cast(), sum(acc[0], acc[1]));
+            v128_store(sums.as_mut_ptr().add(4).cast(), sum(acc[2], acc[3]));
+        }
+    }
 }
 
 #[cfg(test)]
@@ -228,6 +319,11 @@ mod tests {
                 portable(&row, &panel, signed, nr, lane, &mut want);
                 assert_eq!(got, want, "{k} {nr} {lane} {signed}");
             }
+            let (row, panel) = (&row[..k & !3], &panel[..(k & !3) * nr]);
+            let (mut got, mut want) = ([0; LANES], [0; LANES]);
+            eight_columns_of_quads(row, panel, nr, lane, &mut got);
+            portable_quads(row, panel, nr, lane, &mut want);
+            assert_eq!(got, want, "{k} {nr} {lane} in quads");
         }
     }
 }

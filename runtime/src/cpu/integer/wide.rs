@@ -44,14 +44,10 @@ impl Product<'_> {
             let packed = b.get(cx, bi);
             let bytes = Bytes { data: packed.as_slice(), signed: self.b.signed };
             if b.are_constant() && thin::serves(m, k, kernel.nr) {
-                let padded = k.next_multiple_of(2);
-                let mut room = cx.scratch.take(m * padded * size_of::<i16>());
-                let rows: &mut [i16] = bytemuck::cast_slice_mut(room.as_mut_slice());
-                // Rows one behind the other: panels of one row.
-                pack::pack_rows(1, self.a.part(ai * m * k, m * k), m, k, 1, zero, rows);
-                let panels = thin::Panels { bytes, k, n, nr: kernel.nr };
+                let panels = thin::Panels { bytes, k, n, nr: kernel.nr, step: 2 };
+                let b_zero = |column: usize| self.b_zeros.at(bi * n + column).into();
                 let out = SharedMut::new(out);
-                thin::multiply(cx, rows, &panels, &self.b_zeros, bi * n, |row, column, sums| {
+                thin::multiply(cx, self.a.part(ai * m * k, m * k), zero, &panels, b_zero, |row, column, sums| {
                     let at = row * n + column;
                     // SAFETY: each part of the m x n outputs is stored once.
                     let out = unsafe { out.slice(at, sums.len()) };

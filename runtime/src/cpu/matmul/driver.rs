@@ -51,6 +51,13 @@ impl RowPanels {
         i * height + i.min(more)
     }
 
+    /// The panel of row `row` and its place in it.
+    pub(crate) fn place(self, row: usize) -> (usize, usize) {
+        let (height, more) = (self.rows / self.count.max(1), self.rows % self.count.max(1));
+        let panel = if row < more * (height + 1) { row / (height + 1) } else { (row - more) / height };
+        (panel, row - self.start(panel))
+    }
+
     /// The rows of panel `i`.
     pub(crate) fn range(self, i: usize) -> Range<usize> {
         self.start(i)..self.start(i + 1)
@@ -244,6 +251,11 @@ mod tests {
         assert_eq!(heights, [6, 6, 6, 6, 6, 5, 5, 5, 5]);
         assert_eq!(p.start(p.count), 50);
         assert_eq!(RowPanels::new(0, 6).start(0), 0);
+        for rows in [1, 6, 7, 50, 53] {
+            let p = RowPanels::new(rows, 6);
+            let places = (0..p.count).flat_map(|i| (0..p.range(i).len()).map(move |r| (i, r)));
+            assert!(places.eq((0..rows).map(|row| p.place(row))));
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Kernel, by_rows};
+use super::{ByteKernel, Kernel, PairKernels, by_rows};
 
 const MR: usize = 6;
 const NR: usize = 16;
@@ -12,6 +12,20 @@ const NR: usize = 16;
 pub(super) static F32: Kernel<f32> = Kernel { name: "f32 6x16 avx2", mr: MR, nr: NR, run: f32_tile };
 /// AVX2: `vpmaddwd` multiplies 16 pairs of 16-bit numbers and adds neighbours, exactly for differences of bytes.
 pub(super) static I16: Kernel<i16> = Kernel { name: "i16 6x16 avx2", mr: MR, nr: NR, run: i16_tile };
+
+/// AVX2: `vpmaddubsw` multiplies 32 pairs of u8 and i8 and adds neighbours with saturation to 16 bits.
+pub(super) static PAIRS: PairKernels = PairKernels {
+    columns: ByteKernel {
+        tile: Kernel { name: "u8 i8 6x16 avx2 pairs", mr: MR, nr: NR, run: pair_tile::<true> },
+        a_signed: false,
+        b_signed: true,
+    },
+    rows: ByteKernel {
+        tile: Kernel { name: "i8 u8 6x16 avx2 pairs", mr: MR, nr: NR, run: pair_tile::<false> },
+        a_signed: true,
+        b_signed: false,
+    },
+};
 
 /// # Safety
 /// The contract of [`Kernel`]'s `run`; AVX2 and FMA.
@@ -86,6 +100,71 @@ unsafe fn i16_rows<const R: usize>(
                 let pair = _mm256_set1_epi32(a.add((p * MR + r) * 2).cast::<i32>().read_unaligned());
                 acc[0] = _mm256_add_epi32(acc[0], _mm256_madd_epi16(pair, b0));
                 acc[1] = _mm256_add_epi32(acc[1], _mm256_madd_epi16(pair, b1));
+            }
+        }
+        for (r, acc) in acc.iter().enumerate() {
+            for (half, &sum) in acc.iter().enumerate() {
+                let c = c.add(r * c_stride + half * 8);
+                let sum = if add { _mm256_add_epi32(sum, _mm256_loadu_si256(c.cast())) } else { sum };
+                _mm256_storeu_si256(c.cast(), sum);
+            }
+        }
+    }
+}
+
+/// With the i8 in `b` or in `a`.
+///
+/// # Safety
+/// The contract of [`Kernel`]'s `run`; AVX2.
+#[target_feature(enable = "avx2")]
+unsafe fn pair_tile<const B_SIGNED: bool>(
+    rows: usize,
+    steps: usize,
+    a: *const u8,
+    b: *const u8,
+    c: *mut i32,
+    c_stride: usize,
+    add: bool,
+) {
+    // SAFETY: the same contract.
+    unsafe {
+        match rows {
+            1 => pair_rows::<1, B_SIGNED>(steps, a, b, c, c_stride, add),
+            2 => pair_rows::<2, B_SIGNED>(steps, a, b, c, c_stride, add),
+            3 => pair_rows::<3, B_SIGNED>(steps, a, b, c, c_stride, add),
+            4 => pair_rows::<4, B_SIGNED>(steps, a, b, c, c_stride, add),
+            5 => pair_rows::<5, B_SIGNED>(steps, a, b, c, c_stride, add),
+            _ => pair_rows::<6, B_SIGNED>(steps, a, b, c, c_stride, add),
+        }
+    }
+}
+
+/// # Safety
+/// The contract of [`Kernel`]'s `run` with `R` rows; AVX2.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn pair_rows<const R: usize, const B_SIGNED: bool>(
+    steps: usize,
+    a: *const u8,
+    b: *const u8,
+    c: *mut i32,
+    c_stride: usize,
+    add: bool,
+) {
+    // SAFETY: a is read below steps * MR * 4, b below steps * NR * 4, c in R rows of NR; the contract gives this room.
+    // The quad of a is read unaligned.
+    unsafe {
+        let ones = _mm256_set1_epi16(1);
+        let mut acc = [[_mm256_setzero_si256(); 2]; R];
+        for p in 0..steps {
+            let b = b.add(p * NR * 4);
+            let b = [_mm256_loadu_si256(b.cast()), _mm256_loadu_si256(b.add(32).cast())];
+            for (r, acc) in acc.iter_mut().enumerate() {
+                let quad = _mm256_set1_epi32(a.add((p * MR + r) * 4).cast::<i32>().read_unaligned());
+                for (acc, b) in acc.iter_mut().zip(b) {
+                    let pairs = if B_SIGNED { _mm256_maddubs_epi16(quad, b) } else { _mm256_maddubs_epi16(b, quad) };
+                    *acc = _mm256_add_epi32(*acc, _mm256_madd_epi16(pairs, ones));
+                }
             }
         }
         for (r, acc) in acc.iter().enumerate() {

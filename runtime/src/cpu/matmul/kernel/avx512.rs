@@ -14,8 +14,11 @@ const AHEAD: usize = 4096;
 /// AVX-512F.
 pub(super) static F32: Kernel<f32> = Kernel { name: "f32 14x32 avx512", mr: MR, nr: NR, run: f32_tile };
 /// AVX-512 VNNI: `vpdpbusd` adds four products of an unsigned and a signed byte to each of 16 sums, without saturation.
-pub(super) static BYTES: ByteKernel =
-    ByteKernel { tile: Kernel { name: "u8 i8 14x32 avx512-vnni", mr: MR, nr: NR, run: byte_tile }, a_signed: false };
+pub(super) static BYTES: ByteKernel = ByteKernel {
+    tile: Kernel { name: "u8 i8 14x32 avx512-vnni", mr: MR, nr: NR, run: byte_tile },
+    a_signed: false,
+    b_signed: true,
+};
 
 /// # Safety
 /// The contract of [`Kernel`]'s `run`; AVX-512F.

@@ -8,8 +8,11 @@ const MR: usize = 6;
 const NR: usize = 16;
 
 /// AVX-VNNI.
-pub(super) static BYTES: ByteKernel =
-    ByteKernel { tile: Kernel { name: "u8 i8 6x16 avx-vnni", mr: MR, nr: NR, run: byte_tile }, a_signed: false };
+pub(super) static BYTES: ByteKernel = ByteKernel {
+    tile: Kernel { name: "u8 i8 6x16 avx-vnni", mr: MR, nr: NR, run: byte_tile },
+    a_signed: false,
+    b_signed: true,
+};
 
 /// # Safety
 /// The contract of [`Kernel`]'s `run`; AVX2 and AVX-VNNI.

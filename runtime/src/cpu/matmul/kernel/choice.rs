@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use super::{ByteKernel, Kernel, portable};
+use super::{ByteKernel, Kernel, PairKernels, portable};
 #[cfg(target_arch = "x86_64")]
 use super::{avx_vnni, avx2, avx512};
 #[cfg(target_arch = "aarch64")]
@@ -18,6 +18,8 @@ pub(crate) struct Kernels {
     pub(crate) wide: &'static Kernel<i16>,
     /// Products of bytes, where an instruction adds them up exactly; they take precedence over `wide`.
     pub(crate) bytes: Option<&'static ByteKernel>,
+    /// Products of bytes for machines without `bytes`, exact with what [`crate::cpu::integer`] does about saturation.
+    pub(crate) pairs: Option<&'static PairKernels>,
 }
 
 impl Kernels {
@@ -33,7 +35,10 @@ fn detect() -> Vec<Kernels> {
     let mut found = Vec::new();
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-        let level = |name, f32, bytes| Kernels { name, f32, wide: &avx2::I16, bytes };
+        let level = |name, f32, bytes: Option<_>| {
+            let pairs = if bytes.is_none() { Some(&avx2::PAIRS) } else { None };
+            Kernels { name, f32, wide: &avx2::I16, bytes, pairs }
+        };
         if is_x86_feature_detected!("avx512f") {
             if is_x86_feature_detected!("avx512vnni") {
                 found.push(level("avx512-vnni", &avx512::F32, Some(&avx512::BYTES)));
@@ -47,7 +52,7 @@ fn detect() -> Vec<Kernels> {
     }
     #[cfg(target_arch = "aarch64")]
     {
-        let level = |name, bytes| Kernels { name, f32: &neon::F32, wide: &neon::I16, bytes };
+        let level = |name, bytes| Kernels { name, f32: &neon::F32, wide: &neon::I16, bytes, pairs: None };
         if std::arch::is_aarch64_feature_detected!("dotprod") {
             found.push(level("neon-dot", Some(&neon_dot::BYTES)));
         }
@@ -57,20 +62,20 @@ fn detect() -> Vec<Kernels> {
     #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
     {
         use super::wasm;
+        let level = |name, bytes, pairs| Kernels { name, f32: &wasm::F32, wide: &wasm::I16, bytes, pairs };
         #[cfg(target_feature = "relaxed-simd")]
         if let Some(bytes) = super::wasm_dot::bytes() {
             let name = if bytes.a_signed { "relaxed-signed" } else { "relaxed-unsigned" };
-            found.push(Kernels { name, f32: &wasm::F32, wide: &wasm::I16, bytes: Some(bytes) });
+            found.push(level(name, Some(bytes), None));
+        } else if let Some(pairs) = super::wasm_dot::pairs() {
+            found.push(level("relaxed-saturating", None, Some(pairs)));
         }
-        found.push(Kernels { name: "simd128", f32: &wasm::F32, wide: &wasm::I16, bytes: None });
+        found.push(level("simd128", None, None));
     }
-    found.push(Kernels { name: "portable", f32: &portable::F32, wide: &portable::I16, bytes: None });
+    let level = |name, bytes| Kernels { name, f32: &portable::F32, wide: &portable::I16, bytes, pairs: None };
+    found.push(level("portable", None));
     // The portable tiles of bytes are for machines that have no others to test the callers with.
-    found.push(Kernels {
-        name: "portable-bytes",
-        bytes: Some(&portable::BYTES),
-        ..*found.last().expect("just pushed")
-    });
+    found.push(level("portable-bytes", Some(&portable::BYTES)));
     found
 }
 

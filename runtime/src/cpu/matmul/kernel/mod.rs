@@ -93,12 +93,23 @@ impl<T: Number> Kernel<T> {
     }
 }
 
-/// A micro-kernel on bytes: those of `b` are i8.
+/// A micro-kernel on bytes.
 pub(crate) struct ByteKernel {
     /// The tile.
     pub(crate) tile: Kernel<u8>,
     /// Whether the bytes of `a` are i8; else they are u8.
     pub(crate) a_signed: bool,
+    /// The same of `b`.
+    pub(crate) b_signed: bool,
+}
+
+/// Micro-kernels by an instruction that adds two products of u8 and i8 with saturation to 16 bits. Weights are the i8,
+/// because what they are is known beforehand.
+pub(crate) struct PairKernels {
+    /// For weights in `b`.
+    pub(crate) columns: ByteKernel,
+    /// For weights in `a`.
+    pub(crate) rows: ByteKernel,
 }
 
 /// Calls `$rows_fn::<R>` for the `R` that equals `$rows`, so that the tile's height is known when compiling.
@@ -156,10 +167,17 @@ mod tests {
             check(kernels.f32, |i| (i * 37 % 23) as f32 - 11.0, |x, y| x * y);
             check(kernels.wide, |i| (i * 211 % 511) as i16 - 255, |x, y| x as i32 * y as i32);
             check(kernels.wide, |_| -255, |x, y| x as i32 * y as i32);
-            if let Some(ByteKernel { tile, a_signed }) = kernels.bytes {
-                let left = |x: u8| if *a_signed { x as i8 as i32 } else { x as i32 };
+            let read = |x: u8, signed: bool| if signed { x as i8 as i32 } else { x as i32 };
+            if let Some(ByteKernel { tile, a_signed, b_signed }) = kernels.bytes {
                 for value in [|i: usize| (i * 89) as u8, |_| 0x80, |_| 0xff, |_| 0x7f] {
-                    check(tile, value, |x, y| left(x) * y as i8 as i32);
+                    check(tile, value, |x, y| read(x, *a_signed) * read(y, *b_signed));
+                }
+            }
+            let pairs = kernels.pairs.map(|pairs| [&pairs.columns, &pairs.rows]);
+            for ByteKernel { tile, a_signed, b_signed } in pairs.into_iter().flatten() {
+                // Numbers of seven bits: no pair saturates, whichever side is signed.
+                for value in [|i: usize| (i * 89 % 128) as u8, |_| 0x7f, |_| 0] {
+                    check(tile, value, |x, y| read(x, *a_signed) * read(y, *b_signed));
                 }
             }
         }

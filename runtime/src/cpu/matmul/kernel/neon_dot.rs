@@ -11,8 +11,11 @@ const MR: usize = 8;
 const NR: usize = 12;
 
 /// The dot product extension: `sdot` adds four products of signed bytes to each of four sums, without saturation.
-pub(super) static BYTES: ByteKernel =
-    ByteKernel { tile: Kernel { name: "i8 i8 8x12 neon-dot", mr: MR, nr: NR, run: byte_tile }, a_signed: true };
+pub(super) static BYTES: ByteKernel = ByteKernel {
+    tile: Kernel { name: "i8 i8 8x12 neon-dot", mr: MR, nr: NR, run: byte_tile },
+    a_signed: true,
+    b_signed: true,
+};
 
 /// `sums[j] += b[j] . a[LANE]`, four bytes each.
 ///

@@ -13,8 +13,11 @@ pub(super) static F32: Kernel<f32> = Kernel { name: "f32 portable", mr: MR, nr: 
 pub(super) static I16: Kernel<i16> = Kernel { name: "i16 portable", mr: MR, nr: NR, run: i16_tile };
 
 /// Any machine.
-pub(super) static BYTES: ByteKernel =
-    ByteKernel { tile: Kernel { name: "u8 i8 portable", mr: MR, nr: NR, run: byte_tile }, a_signed: false };
+pub(super) static BYTES: ByteKernel = ByteKernel {
+    tile: Kernel { name: "u8 i8 portable", mr: MR, nr: NR, run: byte_tile },
+    a_signed: false,
+    b_signed: true,
+};
 
 macro_rules! tile {
     ($tile:ident, $rows_fn:ident, $t:ty, $acc:ty, $step:literal, $product:ident, $sum:expr) => {
