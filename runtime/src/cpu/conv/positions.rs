@@ -4,12 +4,14 @@
 //! well, while filters come in multiples of its width. Besides, the filters, the larger operand here, are then read once
 //! and in order.
 
+use std::ops::Range;
+
 use super::patches::{self, Patches};
 use super::planes::Planes;
 use crate::cpu::epilogue::Epilogue;
 use crate::cpu::math;
 use crate::cpu::matmul::Context;
-use crate::cpu::matmul::driver::{self, PackedColumns, RowPanels};
+use crate::cpu::matmul::driver::{self, Block, PackedColumns, RowPanels};
 use crate::cpu::matmul::kernel::Kernel;
 use crate::cpu::matmul::pack::{Matrix, turn};
 use crate::cpu::parallel::{self, SharedMut};
@@ -43,34 +45,40 @@ pub(super) fn convolve(
     } else {
         let loaded = patches::load(cx.threads, cx.scratch, planes, x, 0.0);
         let patches = &Patches::<f32>::new(planes, &loaded);
-        math::dispatch(PackRows { patches, n, k, mr: kernel.mr, out: &mut *rows });
+        let (out, threads) = (SharedMut::new(&mut *rows), if n * k < 1 << 15 { 1 } else { cx.threads });
+        let each = k.div_ceil(threads.max(1)).max(1);
+        parallel::for_each(threads, k.div_ceil(each), |part| {
+            let part = part * each..(part * each + each).min(k);
+            math::dispatch(PackRows { patches, n, k, mr: kernel.mr, part, out: &out });
+        });
     }
-    let mut room = cx.scratch.take(m * n * size_of::<f32>());
-    let turned: &mut [f32] = bytemuck::cast_slice_mut(room.as_mut_slice());
-    let shared = SharedMut::new(&mut *turned);
-    driver::multiply(cx, kernel, (n, m, k), rows, &PackedColumns { data: panels, k }, |position, filter, sums| {
-        // SAFETY: the driver stores each part of the n x m sums once.
-        unsafe { shared.slice(position * m + filter, sums.len()) }.copy_from_slice(sums);
-    });
-    let turned = &*turned;
-    parallel::for_each_chunk(cx.threads, out, FILTERS * n, |block, out| {
-        let (first, count) = (block * FILTERS, out.len() / n);
-        let mut room = cx.scratch.take(count * n * size_of::<f32>());
-        let sums: &mut [f32] = bytemuck::cast_slice_mut(room.as_mut_slice());
-        turn(&turned[first..], m, (n, count), sums, n);
-        for (i, (sums, out)) in sums.chunks_exact_mut(n).zip(out.chunks_exact_mut(n)).enumerate() {
-            epilogue.finish(first + i, 0, at + (first + i) * n, sums, out);
+    let out = SharedMut::new(out);
+    driver::multiply_blocks(cx, kernel, (n, m, k), rows, &PackedColumns { data: panels, k }, |block| {
+        let Block { rows: positions, columns: filters, sums, stride } = block;
+        let count = positions.len();
+        let mut room = cx.scratch.take(FILTERS * count * size_of::<f32>());
+        let turned: &mut [f32] = bytemuck::cast_slice_mut(room.as_mut_slice());
+        for first in filters.clone().step_by(FILTERS) {
+            let together = FILTERS.min(filters.end - first);
+            turn(&sums[first - filters.start..], stride, (count, together), turned, count);
+            for (filter, sums) in (first..first + together).zip(turned.chunks_exact_mut(count)) {
+                let start = filter * n + positions.start;
+                // SAFETY: the driver stores each part of the n x m sums once.
+                let out = unsafe { out.slice(start, count) };
+                epilogue.finish(filter, 0, at + start, sums, out);
+            }
         }
     });
 }
 
-/// Writes the patches at all positions as panels of rows, `[k][mr]`.
+/// Writes the patches at all positions as panels of rows, `[k][mr]`; of k a part.
 struct PackRows<'s, 'a> {
     patches: &'s Patches<'a, f32>,
     n: usize,
     k: usize,
     mr: usize,
-    out: &'s mut [f32],
+    part: Range<usize>,
+    out: &'s SharedMut<'s, f32>,
 }
 
 impl math::Kernel for PackRows<'_, '_> {
@@ -78,13 +86,15 @@ impl math::Kernel for PackRows<'_, '_> {
 
     #[inline(always)]
     fn run<const FMA: bool>(self) {
-        let PackRows { patches, n, k, mr, out } = self;
+        let PackRows { patches, n, k, mr, part, out } = self;
         let panels = RowPanels::new(n, mr);
         let mut room = [0.0; patches::LINE];
-        for row in 0..k {
+        for row in part {
             let line = patches.line(row, 0..n, &mut room);
             for panel in 0..panels.count {
-                math::copy_short(&line[panels.range(panel)], &mut out[(panel * k + row) * mr..]);
+                let range = panels.range(panel);
+                // SAFETY: each row of each panel is written once.
+                math::copy_short(&line[range.clone()], unsafe { out.slice((panel * k + row) * mr, range.len()) });
             }
         }
     }

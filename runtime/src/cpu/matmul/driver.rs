@@ -171,10 +171,36 @@ fn blocking(m: usize, n: usize, mr: usize, nr: usize, threads: usize) -> Blockin
 pub(crate) fn multiply<T: Number>(
     cx: Context<'_>,
     kernel: &Kernel<T>,
-    (m, n, k): (usize, usize, usize),
+    sizes: (usize, usize, usize),
     a: &[T],
     b: &(impl Columns<T> + ?Sized),
     store: impl Fn(usize, usize, &mut [T::Acc]) + Sync,
+) {
+    multiply_blocks(cx, kernel, sizes, a, b, |block| {
+        let Block { rows, columns, sums, stride } = block;
+        for (sums, row) in sums.chunks_mut(stride).zip(rows) {
+            store(row, columns.start, &mut sums[..columns.len()]);
+        }
+    });
+}
+
+/// Finished sums of a part of a product.
+pub(crate) struct Block<'a, A> {
+    pub(crate) rows: Range<usize>,
+    pub(crate) columns: Range<usize>,
+    /// The rows, `stride` elements apart. Whoever takes them may use them as they like.
+    pub(crate) sums: &'a mut [A],
+    pub(crate) stride: usize,
+}
+
+/// [`multiply`], but `store` is called for each block.
+pub(crate) fn multiply_blocks<T: Number>(
+    cx: Context<'_>,
+    kernel: &Kernel<T>,
+    (m, n, k): (usize, usize, usize),
+    a: &[T],
+    b: &(impl Columns<T> + ?Sized),
+    store: impl Fn(Block<'_, T::Acc>) + Sync,
 ) {
     if m == 0 || n == 0 {
         return;
@@ -234,9 +260,9 @@ pub(crate) fn multiply<T: Number>(
         }
         let first_column = columns.start * nr;
         let used = (columns.end * nr).min(n) - first_column;
-        for row in first_row..row_panels.start(rows.end) {
-            store(row, first_column, &mut accumulators[(row - first_row) * width..][..used]);
-        }
+        let rows = first_row..row_panels.start(rows.end);
+        let sums = &mut accumulators[..rows.len() * width];
+        store(Block { rows, columns: first_column..first_column + used, sums, stride: width });
     });
 }
 
