@@ -104,6 +104,16 @@ impl Cpu {
         if packed { Ahead::Packed } else { Ahead::Nothing }
     }
 
+    /// Rows up to which an operator makes each as it would alone, bit for bit: the order in which a product adds depends on how many
+    /// rows it has.
+    pub(crate) fn rows_alike(&self, op: &Op) -> usize {
+        match op {
+            Op::MatMul(_) => matmul::rows_alike(self),
+            Op::MatMulNBits(_) => nbits::THIN.min(matmul::rows_alike(self)),
+            _ => usize::MAX,
+        }
+    }
+
     /// Moves what was made of constant `id` to the memory that its elements had.
     pub(crate) fn settle_packed(&self, id: ConstantId, memory: AlignedBytes) {
         self.packed.settle(id, memory);

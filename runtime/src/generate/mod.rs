@@ -31,7 +31,7 @@ pub use beam::{BeamError, BeamOptions, BeamSearch, Candidate, Hypothesis, Next};
 pub use beams::BeamGeneration;
 #[cfg(feature = "chat")]
 pub use chat::{ChatError, ChatFiles, ChatOptions, ChatTemplate, Content, Message, Part};
-pub use decoder::{Choice, Decoder, Feed};
+pub use decoder::{Choice, Decoder, Feed, SharedStep};
 #[cfg(feature = "text")]
 pub use detokenize::{DetokenizeError, Detokenizer};
 pub use error::DecoderError;
