@@ -60,7 +60,7 @@ pub struct Choice {
 pub(super) struct Pending {
     reading: Reading,
     /// Positions before the step.
-    before: usize,
+    pub(super) before: usize,
 }
 
 /// Token ids [batch, positions]: what a caller gave, or what the step before has chosen and nobody has seen yet.
