@@ -1,6 +1,12 @@
 //! Sequences that share runs of a decoder: each goes on as it does alone, whoever its companions are, wherever they stand.
 
-use lenslet::generate::{Choice, Decoder, Sampling, SharedStep, State};
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+
+use lenslet::generate::{
+    Choice, Decoder, Feed, Finish, GenerateOptions, Generation, Prompt, Sampling, SharedStep, SharedSteps, State,
+};
 use lenslet::tensor::Tensor;
 use lenslet_tests::backend::Backend;
 use lenslet_tests::greedy::{FOLDERS, Greedy, Opened, copies};
@@ -38,7 +44,7 @@ impl Text {
             _ => Sampling::default(),
         };
         let embeddings = opened.embeddings.clone().filter(|_| whole);
-        let feed = lenslet::generate::Feed { tokens: Some(&prompt), embeddings, mask: None };
+        let feed = Feed { tokens: Some(&prompt), embeddings, mask: None };
         let made = decoder.choose(&mut state, feed, &sampling, &[&prompt]).await.unwrap();
         let history = [&prompt[..], &[made[0].token]].concat();
         Text { state, sampling, history, made }
@@ -128,4 +134,112 @@ fn each_text_is_what_it_is_alone() {
     }
     say(&format!("{sharing} decoders serve texts together, {alone} one by one"));
     assert!(failed.is_empty(), "{}", failed.join("\n"));
+}
+
+/// What is wrong with a step is its text's own: it stays as it was, and its companions go on.
+#[test]
+fn what_is_wrong_with_one_text_is_no_matter_to_the_others() {
+    let (Some(zoo), Some(options)) = (shared("zoo"), options(Backend::Cpu)) else { return };
+    let folder = "smollm2-135m/tiny";
+    let greedy = Greedy::parse(&read(zoo.join(folder).join("greedy.json"))).unwrap();
+    let onnx = |name: &str| zoo_file(&zoo, folder, name);
+    pollster::block_on(async {
+        let opened = greedy.open("model.onnx", &onnx, &options).await.unwrap();
+        let decoder = &opened.decoder;
+        let mut full = decoder.start(1, opened.prompt.len(), vec![]);
+        decoder.run(&mut full, Feed::tokens(&opened.prompt)).await.unwrap();
+        let (mut one, mut other) = (Text::begin(&opened, 0).await, Text::begin(&opened, 1).await);
+        let (mut strange, mut pair) = (one.state.clone(), decoder.start(2, 8, vec![]));
+        decoder.run(&mut pair, Feed::tokens(&[1, 2])).await.unwrap();
+        let mut new = decoder.start(1, 8, vec![]);
+        let step = |state, token| SharedStep { state, token, sampling: Sampling::default(), history: &[] };
+        let mut steps = [
+            step(&mut full, 1),
+            one.step(),
+            step(&mut strange, u32::MAX),
+            step(&mut pair, 3),
+            other.step(),
+            step(&mut new, 5),
+        ];
+        let (choices, runs) = decoder.choose_together(&mut steps).await;
+        let kinds: Vec<&str> = choices.iter().map(|c| c.as_ref().map_or_else(|e| e.kind(), |_| "")).collect();
+        assert_eq!(kinds, ["context_full", "", "unknown_token", "decoder_mismatch", "", ""]);
+        assert_eq!(runs[0], 2, "those that can share a run do: {runs:?}");
+        let got = [&choices[1], &choices[4]].map(|c| c.as_ref().unwrap().token);
+        let wanted = [alone(&opened, 0).await, alone(&opened, 1).await].map(|made| made[1].token);
+        assert_eq!(got, wanted);
+        let positions = [&full, &strange, &pair, &new].map(State::positions);
+        assert_eq!(positions, [opened.prompt.len(), opened.prompt.len(), 1, 1]);
+        assert!(decoder.choose_together(&mut []).await.0.is_empty());
+    });
+}
+
+/// A text as its reader leads it: a future that is polled on.
+struct Led<'d> {
+    future: Pin<Box<dyn Future<Output = (Vec<u32>, Option<Finish>)> + 'd>>,
+    done: Option<(Vec<u32>, Option<Finish>)>,
+}
+
+impl<'d> Led<'d> {
+    /// The first prompt whole, the others a part of it.
+    fn begin(opened: &'d Opened, nth: usize, steps: Option<&'d std::sync::Arc<SharedSteps>>) -> Led<'d> {
+        let future = async move {
+            let prompt = Prompt::from(opened.prompt[..opened.prompt.len() - nth].to_vec());
+            let options = GenerateOptions { max_new_tokens: NEW_TOKENS + nth, ..GenerateOptions::default() };
+            let mut generation = Generation::begin(&opened.decoder, opened.start(64), prompt, options).await.unwrap();
+            if let Some(steps) = steps {
+                generation.share(steps);
+            }
+            let mut tokens = vec![];
+            while let Some(choice) = generation.next().await.unwrap() {
+                tokens.push(choice.token);
+            }
+            assert_eq!(generation.state().positions(), opened.prompt.len() - nth + tokens.len() - 1);
+            (tokens, generation.finished())
+        };
+        Led { future: Box::pin(future), done: None }
+    }
+
+    fn poll(&mut self) {
+        if self.done.is_none()
+            && let Poll::Ready(done) = self.future.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+        {
+            self.done = Some(done);
+        }
+    }
+}
+
+/// Texts that leave their steps to be taken join in the middle of others, are dropped, and make room for the next.
+#[test]
+fn texts_leave_their_steps_and_go_on_once_they_are_taken() {
+    let (Some(zoo), Some(options)) = (shared("zoo"), options(Backend::Cpu)) else { return };
+    for folder in ["smollm2-135m/tiny", "vit-gpt2-image-captioning/tiny"] {
+        let greedy = Greedy::parse(&read(zoo.join(folder).join("greedy.json"))).unwrap();
+        let onnx = |name: &str| zoo_file(&zoo, folder, name);
+        let opened = pollster::block_on(greedy.open("decoder_model_merged.onnx", &onnx, &options)).unwrap();
+        let prompts = opened.prompt.len().min(3);
+        let wanted: Vec<_> =
+            (0..prompts).map(|nth| pollster::block_on(Led::begin(&opened, nth, None).future)).collect();
+        let steps = SharedSteps::new();
+        let run = || pollster::block_on(steps.run(&opened.decoder));
+        assert!(run().is_empty(), "nothing was left");
+        let mut texts = vec![Led::begin(&opened, 0, Some(&steps))];
+        for at in 0..30 {
+            texts.iter_mut().for_each(Led::poll);
+            let waiting = texts.iter().filter(|text| text.done.is_none()).count();
+            assert_eq!(steps.waiting(), waiting);
+            if at == 3 {
+                // A text that is dropped takes its step with it.
+                texts.truncate(1);
+                assert_eq!(steps.waiting(), 1);
+            }
+            let served: usize = run().into_iter().sum();
+            assert_eq!(served, texts.iter().filter(|text| text.done.is_none()).count());
+            if at == 1 || at == 4 {
+                texts.extend((1..prompts).map(|nth| Led::begin(&opened, nth, Some(&steps))));
+            }
+        }
+        let got: Vec<_> = texts.into_iter().map(|text| text.done.unwrap()).collect();
+        assert_eq!(got, wanted, "{folder}");
+    }
 }
