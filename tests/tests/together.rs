@@ -86,7 +86,8 @@ async fn check(opened: &Opened) -> usize {
     for nth in 0..4 {
         want.push(alone(opened, nth).await);
     }
-    let (mut texts, mut over): (Vec<(usize, Text)>, Vec<(usize, Text)>) = (vec![], vec![]);
+    let mut texts: Vec<(usize, Text)> = vec![];
+    let mut over: Vec<(usize, Text)> = vec![];
     let (mut begun, mut runs) = (0, vec![]);
     while over.len() < want.len() {
         // One more joins every second step.
@@ -174,10 +175,13 @@ fn what_is_wrong_with_one_text_is_no_matter_to_the_others() {
     });
 }
 
+/// What became of a text: its tokens, and why there are no more.
+type Written = (Vec<u32>, Option<Finish>);
+
 /// A text as its reader leads it: a future that is polled on.
 struct Led<'d> {
-    future: Pin<Box<dyn Future<Output = (Vec<u32>, Option<Finish>)> + 'd>>,
-    done: Option<(Vec<u32>, Option<Finish>)>,
+    future: Pin<Box<dyn Future<Output = Written> + 'd>>,
+    done: Option<Written>,
 }
 
 impl<'d> Led<'d> {

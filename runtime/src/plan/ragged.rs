@@ -231,3 +231,117 @@ fn ancestors(graph: &Graph, values: &[ValueId]) -> Vec<NodeId> {
     }
     graph.nodes().map(|(id, _)| id).filter(|id| found.contains(id)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::{Attention, Binary, Dim, Fact, HeadLayout, infer_graph};
+    use crate::plan::{Caches, Held};
+    use crate::tensor::DType;
+    use crate::{Session, SessionOptions};
+
+    const HEADS: usize = 2;
+    const SIZE: usize = 4;
+    const WIDTH: usize = HEADS * SIZE;
+
+    /// Attention over a cache; to its input the length of the past is added, in a tensor of this shape.
+    fn decoder(length: Option<&[i64]>) -> Graph {
+        let mut g = Graph::new();
+        let (b, s, p) = (Dim::symbol("b"), Dim::symbol("s"), Dim::symbol("p"));
+        let x = g.add_input("x", Fact::new(DType::F32, vec![b.clone(), s, WIDTH.into()]));
+        let cache = Fact::new(DType::F32, vec![b, HEADS.into(), p, SIZE.into()]);
+        let (pk, pv) = (g.add_input("pk", cache.clone()), g.add_input("pv", cache));
+        let x = match length {
+            None => x,
+            Some(shape) => {
+                let size = g.apply("size", Op::Shape { start: 2, end: Some(3) }, &[Some(pk)]);
+                let size = g.apply("float", Op::Cast { to: DType::F32 }, &[Some(size)]);
+                let shape = g.add_constant("shape", Tensor::vector(shape));
+                let size = g.apply("spread", Op::Expand, &[Some(size), Some(shape)]);
+                g.apply("placed", Op::Binary(Binary::Add), &[Some(x), Some(size)])
+            }
+        };
+        let (y, k, v) = (g.add_value("y", None), g.add_value("k", None), g.add_value("v", None));
+        let op = Attention {
+            heads: HEADS,
+            kv_heads: HEADS,
+            scale: None,
+            causal: true,
+            q_layout: HeadLayout::Merged,
+            k_layout: HeadLayout::Merged,
+            v_layout: HeadLayout::Merged,
+            merged_output: true,
+            zero_masked_rows: false,
+        };
+        let inputs = vec![Some(x), Some(x), Some(x), None, None, Some(pk), Some(pv)];
+        g.add_node("attention", Op::Attention(op), inputs, vec![Some(y), Some(k), Some(v)]);
+        for (name, value) in [("y", y), ("k", k), ("v", v)] {
+            g.add_output(name, value);
+        }
+        infer_graph(&mut g).unwrap();
+        g
+    }
+
+    fn rows(n: usize, seed: usize) -> Tensor {
+        let values: Vec<f32> = (0..n * WIDTH).map(|i| ((i * 7 + seed * 13) as f32 * 0.61).sin()).collect();
+        Tensor::from_slice(&[1, n, WIDTH], &values).unwrap()
+    }
+
+    #[test]
+    fn rows_of_other_lengths_are_what_they_are_alone() {
+        for length in [None, Some(&[1i64, 1, 1][..]), Some(&[1, 1, WIDTH as i64])] {
+            let session = Session::new(decoder(length), SessionOptions { threads: 2, ..Default::default() });
+            let ports = session.ports([("pk", "k"), ("pv", "v")].into_iter());
+            let ragged = session.ragged(&ports).expect("rows share a run");
+            assert_eq!(ragged.positions().len(), usize::from(length.is_some()));
+            let input = |x: Tensor| vec![("x".to_owned(), Held::host(x))];
+            let mut caches: Vec<Caches> = [5, 1, 3]
+                .iter()
+                .map(|&n| {
+                    let mut caches = Caches { slots: vec![Default::default(); 2], ..Caches::default() };
+                    pollster::block_on(session.run_with_caches(input(rows(n, n)), &[0], &ports, &mut caches)).unwrap();
+                    caches
+                })
+                .collect();
+            for step in 0..3 {
+                let new: Vec<Tensor> = (0..3).map(|row| rows(1, 10 * step + row)).collect();
+                let want: Vec<Vec<f32>> = new
+                    .iter()
+                    .zip(&caches)
+                    .map(|(x, caches)| {
+                        let mut own = caches.clone();
+                        let run = session.run_with_caches(input(x.clone()), &[0], &ports, &mut own);
+                        let done = pollster::block_on(async { session.finish(run.await.unwrap()).await.unwrap() });
+                        done[0].to_f32_vec().unwrap()
+                    })
+                    .collect();
+                let mut all: Vec<&mut Caches> = caches.iter_mut().collect();
+                let run = session.run_ragged(input(stack(&new).unwrap()), &[0], (&ports, &ragged), &mut all);
+                let got = pollster::block_on(run).unwrap()[0].to_f32_vec().unwrap();
+                assert_eq!(got, want.concat(), "{length:?}, step {step}");
+            }
+            assert_eq!(caches.iter().map(|c| c.slots[1].rows).collect::<Vec<_>>(), [8, 4, 6]);
+        }
+    }
+
+    #[test]
+    fn lengths_that_no_row_can_be_given_are_not_shared() {
+        // A number for all rows, and one that would stand in for positions instead of rows.
+        for shape in [&[1i64][..], &[1, WIDTH as i64]] {
+            let session = Session::new(decoder(Some(shape)), SessionOptions::default());
+            let ports = session.ports([("pk", "k"), ("pv", "v")].into_iter());
+            assert!(session.ragged(&ports).is_none(), "{shape:?}");
+        }
+        let session = Session::new(decoder(None), SessionOptions::default());
+        let copied = session.ports([("pk", "k"), ("pv", "")].into_iter());
+        assert!(session.ragged(&copied).is_none(), "a cache that does not grow in place");
+    }
+
+    #[test]
+    fn only_rows_of_one_shape_are_stacked() {
+        assert!(stack(&[]).is_err());
+        assert!(stack(&[rows(1, 0), rows(2, 0)]).is_err());
+        assert!(stack(&[Tensor::scalar(1f32)]).is_err());
+        assert_eq!(stack(&[rows(1, 0), rows(1, 1)]).unwrap().shape(), [2, 1, WIDTH]);
+    }
+}
