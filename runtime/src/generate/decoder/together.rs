@@ -57,8 +57,8 @@ impl Decoder {
 
     /// Adds one token to each of several sequences and chooses the next one for each, as [`Decoder::choose`] does for one. They
     /// share as few runs of the graph as they can ([`Decoder::most_together`]); one that cannot share its step takes it alone. Returns
-    /// the results in the order of the steps, and how many sequences each run served. After an error a sequence is as
-    /// it was, and its error is its own.
+    /// the results in the order of the steps, and how many sequences each run served that succeeded. After an error
+    /// a sequence is as it was, and its error is its own.
     pub async fn choose_together(
         &self,
         steps: &mut [SharedStep<'_>],
@@ -96,7 +96,7 @@ impl Decoder {
             let step = &mut steps[at];
             let (token, sampling, history) = ([step.token], step.sampling, [step.counted()]);
             let choices = self.choose(step.state, Feed::tokens(&token), &sampling, &history).await;
-            runs.push(1);
+            runs.extend(choices.is_ok().then_some(1));
             results[at] = Some(choices.map(|c| c[0]));
         }
         (results.into_iter().flatten().collect(), runs)
