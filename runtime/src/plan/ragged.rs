@@ -1,6 +1,6 @@
 //! Sequences of different lengths as the rows of one run.
 //!
-//! Each sequence keeps caches of its own, and attention computes row by row over them ([`super::execute`]). All other operators see
+//! Each sequence keeps caches of its own, and attention computes row by row over them (`execute/rows.rs`). All other operators see
 //! one batch, so that each weight is read once for all rows. The run is planned as one of rows that are padded on the left
 //! up to the longest past: what has a column for each key (masks) holds for a row in its last columns.
 //!
