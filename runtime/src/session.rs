@@ -6,7 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use crate::cpu::{Ahead, Cpu, CpuKernels};
 use crate::error::{KernelError, RunError};
 use crate::graph::{Bindings, Dim, Fact, Graph, Op, ValueId};
-use crate::plan::{Caches, Concrete, Gpu, Held, Place, Placement, Plan, Ports, Reading, Resources, Uploaded, execute};
+use crate::plan::{
+    Caches, Concrete, Gpu, Held, Place, Placement, Plan, Ports, Ragged, Reading, Resources, Sequences, Uploaded,
+    execute, stack,
+};
 use crate::tensor::{BufferPool, DType, Tensor};
 
 /// Plans for more shapes than this are thrown away, the oldest first.
@@ -250,11 +253,12 @@ impl Session {
         Ok(shapes)
     }
 
-    fn plan(&self, shapes: &[Concrete], there: &[ValueId]) -> Result<Arc<Plan>, RunError> {
+    /// The plan for inputs of these types and shapes, and behind them those of other values that are `given`.
+    fn plan(&self, shapes: &[Concrete], given: &[ValueId], there: &[ValueId]) -> Result<Arc<Plan>, RunError> {
         if let Some((_, plan)) = lock(&self.plans).iter().find(|((s, t), _)| s == shapes && t == there) {
             return Ok(plan.clone());
         }
-        let inputs = self.graph.inputs.iter().copied().zip(shapes.iter().cloned()).collect();
+        let inputs = self.graph.inputs.iter().chain(given).copied().zip(shapes.iter().cloned()).collect();
         let Backend { cpu, gpu, pool, .. } = &*self.backend;
         let gpu = gpu.as_ref().map(|g| g as &dyn Placement);
         let plan = Arc::new(Plan::new(&self.graph, &inputs, there, cpu, pool, gpu)?);
@@ -268,7 +272,7 @@ impl Session {
 
     /// What would run for inputs of these types and shapes, in the order of [`Session::inputs`].
     pub fn report(&self, shapes: &[Concrete]) -> Result<PlanReport, RunError> {
-        let plan = self.plan(shapes, &[])?;
+        let plan = self.plan(shapes, &[], &[])?;
         let nodes = plan
             .steps
             .iter()
@@ -324,9 +328,10 @@ impl Session {
         }
         let mut there: Vec<ValueId> = given.iter().filter(|(_, h)| h.host.is_none()).map(|(id, _)| *id).collect();
         there.sort_unstable();
-        let plan = self.plan(&self.accept(&shapes)?, &there)?;
+        let plan = self.plan(&self.accept(&shapes)?, &[], &there)?;
         let Backend { cpu, gpu, pool, uploaded } = &*self.backend;
         let resources = Resources { graph: &self.graph, cpu, gpu: gpu.as_ref(), pool, uploaded };
+        let caches = caches.map(|(ports, caches)| (ports, Sequences::Batch(caches)));
         let held = execute(&resources, &plan, given, wanted, caches).await?;
         Reading::begin(gpu.as_ref(), held).map_err(output_error)
     }
@@ -336,8 +341,8 @@ impl Session {
         reading.finish(self.backend.gpu.as_ref()).await.map_err(output_error)
     }
 
-    /// What the caches are as inputs. One that is new has no rows, and the batch of the other inputs.
-    fn add_cache_shapes(&self, ports: &Ports, caches: &Caches, shapes: &mut HashMap<ValueId, Concrete>) {
+    /// The sizes that inputs of these shapes name.
+    fn bindings(&self, shapes: &HashMap<ValueId, Concrete>) -> Bindings {
         let mut bindings = Bindings::new();
         for (info, id) in self.inputs.iter().zip(&self.graph.inputs) {
             for (dim, size) in info.shape.iter().zip(shapes.get(id).map_or(&[][..], |s| &s.1)) {
@@ -346,6 +351,21 @@ impl Session {
                 }
             }
         }
+        bindings
+    }
+
+    /// The inputs' types and shapes under `bindings`.
+    fn concrete_inputs(&self, bindings: &Bindings) -> Option<HashMap<ValueId, Concrete>> {
+        let size = |dim: &Dim| dim.eval(bindings).and_then(|n| usize::try_from(n).ok());
+        let of = |(info, id): (&TensorInfo, &ValueId)| {
+            Some((*id, (info.dtype, info.shape.iter().map(size).collect::<Option<_>>()?)))
+        };
+        self.inputs.iter().zip(&self.graph.inputs).map(of).collect()
+    }
+
+    /// What the caches are as inputs. One that is new has no rows, and the batch of the other inputs.
+    fn add_cache_shapes(&self, ports: &Ports, caches: &Caches, shapes: &mut HashMap<ValueId, Concrete>) {
+        let bindings = self.bindings(shapes);
         for (past, cache) in ports.past.iter().zip(&caches.slots) {
             let Some(past) = past else { continue };
             let filled = if cache.is_new() {
@@ -382,6 +402,79 @@ impl Session {
         caches: &mut Caches,
     ) -> Result<Reading, RunError> {
         self.execute(self.by_id(inputs)?, wanted, Some((ports, caches))).await
+    }
+
+    /// How sequences of different lengths can share a run; `None` if they cannot, or if there is a GPU.
+    pub(crate) fn ragged(&self, ports: &Ports) -> Option<Ragged> {
+        let Backend { cpu, gpu: None, pool, .. } = &*self.backend else { return None };
+        let symbols = self.inputs.iter().flat_map(|info| &info.shape).filter_map(|dim| dim.as_symbol());
+        // One of everything else: one new position above all.
+        let ones: Bindings = symbols.map(|name| (name.clone(), 1)).collect();
+        Ragged::find(&self.graph, ports, |sizes, given| {
+            let mut bindings = ones.clone();
+            bindings.extend(sizes.map(|(name, size)| (name.clone(), size)));
+            let mut inputs = self.concrete_inputs(&bindings)?;
+            inputs.extend(given.iter().cloned());
+            Plan::new(&self.graph, &inputs, &[], cpu, pool, None).ok()
+        })
+    }
+
+    /// Rows up to which each is computed as it would be alone, bit for bit.
+    pub(crate) fn rows_alike(&self) -> usize {
+        self.operators().map(|op| self.backend.cpu.rows_alike(op)).min().unwrap_or(usize::MAX)
+    }
+
+    /// Runs the model for the outputs at these positions, one new position for each of several sequences. `inputs` are those of rows
+    /// padded on the left up to the longest past; the caches of each row come from `rows`, and the new ones go there. After an
+    /// error they are as they were.
+    pub(crate) async fn run_ragged(
+        &self,
+        inputs: Vec<(String, Held)>,
+        wanted: &[usize],
+        (ports, ragged): (&Ports, &Ragged),
+        rows: &mut [&mut Caches],
+    ) -> Result<Vec<Tensor>, RunError> {
+        let mut given = self.by_id(inputs)?;
+        let mut shapes: HashMap<ValueId, Concrete> =
+            given.iter().filter_map(|(id, held)| Some((*id, held.concrete()?))).collect();
+        let mut lengths = vec![0; rows.len()];
+        for (slot, past) in ports.past.iter().enumerate() {
+            let (Some(past), Some(first)) = (past, rows.first()) else { continue };
+            let (dtype, mut shape) = first.slots[slot].filled();
+            if let Some(batch) = shape.first_mut() {
+                *batch = rows.len();
+            }
+            if ports.grows(slot) && shape.len() == 4 {
+                lengths = rows.iter().map(|caches| caches.slots[slot].rows).collect();
+                shape[2] = lengths.iter().copied().max().unwrap_or(0);
+            }
+            shapes.insert(*past, (dtype, shape));
+        }
+        let mut concrete = self.accept(&shapes)?;
+        let Backend { cpu, gpu, pool, uploaded } = &*self.backend;
+        let positions = ragged.positions();
+        if !positions.is_empty() {
+            let failed = |source| RunError::Kernel { node: "positions".into(), op: "Concat", source };
+            let [batch, past] = ragged.sizes().map(Arc::clone);
+            let mut bindings = self.bindings(&shapes);
+            bindings.insert(batch, 1);
+            let mut of_rows = Vec::with_capacity(rows.len());
+            for &length in &lengths {
+                bindings.insert(past.clone(), length as i64);
+                let inputs = self.concrete_inputs(&bindings).unwrap_or_default();
+                of_rows.push(ragged.of_row(&self.graph, &inputs, cpu, pool)?);
+            }
+            for (at, id) in positions.iter().enumerate() {
+                let all: Vec<Tensor> = of_rows.iter().map(|row| row[at].clone()).collect();
+                let all = stack(&all).map_err(failed)?;
+                concrete.push((all.dtype(), all.shape().to_vec()));
+                given.insert(*id, Held::host(all));
+            }
+        }
+        let plan = self.plan(&concrete, positions, &[])?;
+        let resources = Resources { graph: &self.graph, cpu, gpu: gpu.as_ref(), pool, uploaded };
+        let held = execute(&resources, &plan, given, wanted, Some((ports, Sequences::Rows(ragged, rows)))).await?;
+        self.finish(Reading::begin(None, held).map_err(output_error)?).await
     }
 
     /// What is filled of a cache, on the host.

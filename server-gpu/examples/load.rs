@@ -5,7 +5,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -37,6 +37,9 @@ struct Args {
     /// Folder of a model whose text tower, in fp32, is asked for short texts
     #[arg(long)]
     text_model: Option<PathBuf>,
+    /// Folder of a language model, which writes on the lenslet engine, in the most exact form that it has
+    #[arg(long)]
+    writer: Option<PathBuf>,
     /// Seconds of each turn
     #[arg(long, default_value_t = 6.0)]
     seconds: f64,
@@ -62,6 +65,13 @@ const TOKENS: usize = 8;
 
 /// What the model of texts is called.
 const TEXTS: &str = "texts";
+
+/// What the model that writes is called.
+const WRITER: &str = "writer";
+/// Tokens that it writes of each text at most.
+const WRITTEN: usize = 64;
+/// Texts at once.
+const WRITERS: [usize; 3] = [1, 4, 8];
 
 /// A server of its own process.
 struct Started {
@@ -90,6 +100,11 @@ impl Started {
             Some(library) => command.args(["--engine", "ort", "--ort-library"]).arg(library),
             None => command.args(["--engine", "lenslet"]),
         };
+        Self::start(command)
+    }
+
+    /// Starts it, and waits until it is ready.
+    fn start(mut command: Command) -> Outcome<Started> {
         let mut child = command.stderr(Stdio::piped()).spawn()?;
         let mut lines = BufReader::new(child.stderr.take().ok_or("no log")?).lines();
         let mut address = None;
@@ -305,6 +320,51 @@ async fn batching(args: &Args, name: &str, model: &str, tower: &str, time: Durat
     }))
 }
 
+/// Tokens of a text about `subject` that a model writes.
+async fn write(client: &Client<HttpConnector, Full<Bytes>>, address: SocketAddr, subject: &str) -> Outcome<u64> {
+    let body = json!({
+        "model": WRITER, "max_tokens": WRITTEN,
+        "messages": [{ "role": "user", "content": format!("Write a long story about {subject}.") }],
+    });
+    let request = Request::builder().method(Method::POST).uri(format!("http://{address}/v1/chat/completions"));
+    let request = request.header("content-type", "application/json").body(Full::new(body.to_string().into()))?;
+    let answer = client.request(request).await?.into_body().collect().await?.to_bytes();
+    let json: Value = serde_json::from_slice(&answer)?;
+    Ok(json["usage"]["completion_tokens"].as_u64().ok_or_else(|| json.to_string())?)
+}
+
+/// What several texts at once gain over one after another.
+async fn writing(args: &Args, folder: &Path) -> Outcome<Vec<Value>> {
+    // In the most exact form that the folder has: dynamic INT8 is written text by text.
+    let mut command = Command::new(&args.server);
+    command.args(["--model", &format!("{WRITER}={}", folder.display()), "--listen", "127.0.0.1:0"]);
+    command.args(["--device", "cpu", "--engine", "lenslet"]);
+    let server = Started::start(command)?;
+    let client = Client::builder(TokioExecutor::new()).build_http();
+    // Lengths differ, as those of users do.
+    let subjects: Vec<String> = (0..WRITERS[2]).map(|n| ["a cat", " and a dog"].concat().repeat(n + 1)).collect();
+    write(&client, server.address, &subjects[0]).await?;
+    let mut rates = WRITERS.map(|_| vec![]);
+    for _ in 0..args.rounds {
+        for (texts, rates) in WRITERS.into_iter().zip(&mut rates) {
+            let started = Instant::now();
+            let all = subjects[..texts].iter().map(|subject| write(&client, server.address, subject));
+            let tokens: u64 = futures_util::future::try_join_all(all).await?.into_iter().sum();
+            rates.push(tokens as f64 / started.elapsed().as_secs_f64());
+        }
+    }
+    let row = |at: usize| {
+        // Of each turn by itself: the machine's other work changes from turn to turn.
+        let ratios = rates[at].iter().zip(&rates[0]).map(|(rate, one)| rate / one).collect();
+        json!({
+            "name": format!("tokens, {} texts", WRITERS[at]), "engine": "lenslet", "model": WRITER,
+            "concurrency": WRITERS[at], "per_second": median(rates[at].clone()),
+            "peer": "1 text", "peer_per_second": median(rates[0].clone()), "ratio": median(ratios),
+        })
+    };
+    Ok((1..WRITERS.len()).map(row).collect())
+}
+
 async fn overload(args: &Args, time: Duration) -> Outcome<Value> {
     let server = Started::new(args, &args.model, true)?;
     let sender = Sender::new(server.address, &format!("{}.image", args.model)).await?;
@@ -364,6 +424,9 @@ async fn main() -> Outcome<()> {
     if let Some(folder) = &args.text_model {
         let (model, tower) = (format!("{TEXTS}={}", folder.display()), format!("{TEXTS}.text"));
         rows.push(batching(&args, "batching texts", &model, &tower, time).await?);
+    }
+    if let Some(folder) = &args.writer {
+        rows.extend(writing(&args, folder).await?);
     }
     rows.push(batching(&args, "batching images", &args.model, &format!("{}.image", args.model), time).await?);
     rows.push(overload(&args, time).await?);

@@ -32,6 +32,11 @@ pub fn decode_step(texts: usize, tokens: usize, time: Duration) {
     histogram!("lenslet_decode_step_seconds").record(time.as_secs_f64());
 }
 
+/// A run of a decoder, which so many texts shared.
+pub fn decoder_run(texts: usize) {
+    histogram!("lenslet_decode_rows").record(texts as f64);
+}
+
 /// An answered request.
 pub fn request(route: &str, status: u16, time: Duration) {
     counter!("lenslet_requests_total", "route" => route.to_owned(), "status" => status.to_string()).increment(1);
@@ -119,6 +124,7 @@ pub fn describe() {
     describe_counter!("lenslet_dropped_total", "Runs and texts given up before they computed");
     describe_gauge!("lenslet_decode_slots", "Texts in the last step");
     describe_counter!("lenslet_tokens_total", "Tokens written");
+    describe_histogram!("lenslet_decode_rows", "Texts that one run of a decoder served, where texts share runs");
     describe_histogram!("lenslet_decode_step_seconds", "Time of a step of all texts under way");
     describe_counter!("lenslet_requests_total", "Answered requests by route and status");
     describe_histogram!("lenslet_request_seconds", "Time from a request's head to the end of its answer");

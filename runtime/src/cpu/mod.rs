@@ -109,6 +109,16 @@ impl Cpu {
         if packed { Ahead::Packed } else { Ahead::Nothing }
     }
 
+    /// Rows up to which an operator makes each as it would alone, bit for bit: the order in which a product adds depends on how many
+    /// rows it has.
+    pub(crate) fn rows_alike(&self, op: &Op) -> usize {
+        match op {
+            Op::MatMul(_) => matmul::rows_alike(self),
+            Op::MatMulNBits(_) => nbits::THIN.min(matmul::rows_alike(self)),
+            _ => usize::MAX,
+        }
+    }
+
     /// Moves what was made of constant `id` to the memory that its elements had.
     pub(crate) fn settle_packed(&self, id: ConstantId, memory: AlignedBytes) {
         self.packed.settle(id, memory);
@@ -215,5 +225,43 @@ mod tests {
         assert_eq!(y[0].to_i64_vec().unwrap(), [1, 2]);
         assert!(cpu.run_dynamic(&Op::Size, &[Some(x.view())]).is_err());
         assert!(cpu.run(&Op::Identity, &[], &mut []).is_err());
+    }
+
+    /// The first row of `op` over as many rows as it says, and by itself, with the other operands as `rest`.
+    fn together_and_alone(cpu: &Cpu, op: &Op, k: usize, n: usize, rest: &[&Tensor]) -> [Vec<u32>; 2] {
+        let rows = cpu.rows_alike(op);
+        let a: Vec<f32> = (0..rows * k).map(|i| (i as f32 * 0.37).sin()).collect();
+        [rows, 1].map(|m| {
+            let a = Tensor::from_slice(&[m, k], &a[..m * k]).unwrap();
+            let views: Vec<_> =
+                [Some(a.view())].into_iter().chain(rest.iter().map(|t| Some(t.constant_view()))).collect();
+            let mut y = vec![0f32; m * n];
+            let shape = [m, n];
+            let out = TensorViewMut { dtype: DType::F32, shape: &shape, bytes: bytemuck::cast_slice_mut(&mut y) };
+            cpu.run(op, &views, &mut [out]).unwrap();
+            y[..n].iter().map(|x| x.to_bits()).collect()
+        })
+    }
+
+    #[test]
+    fn a_row_among_others_is_what_it_is_alone() {
+        // K is read in several stretches.
+        let (k, n) = (2500, 40);
+        let floats: Vec<f32> = (0..k * n).map(|i| (i as f32 * 0.61).cos()).collect();
+        let weights = Tensor::from_slice(&[k, n], &floats).unwrap();
+        let product = Op::MatMul(crate::graph::MatMul::default());
+        let bytes: Vec<u8> = (0..n * 80 * 16).map(|i| (i * 31 % 251) as u8).collect();
+        let quantized = Tensor::from_slice(&[n, 80, 16], &bytes).unwrap();
+        let scales = Tensor::vector(&floats[..n * 80]);
+        let few_bits = crate::graph::MatMulNBits { bits: 4, block: 32, k: 2560, n, activation: None };
+        let few_bits = Op::MatMulNBits(few_bits);
+        for cpu in Cpu::of_every_kind() {
+            assert!(cpu.rows_alike(&product) >= 8);
+            let [together, alone] = together_and_alone(&cpu, &product, k, n, &[&weights]);
+            assert_eq!(together, alone, "{}", cpu.kernels().f32.name);
+            let [together, alone] = together_and_alone(&cpu, &few_bits, 2560, n, &[&quantized, &scales]);
+            assert_eq!(together, alone, "4 bits, {}", cpu.kernels().f32.name);
+        }
+        assert_eq!(Cpu::new(1).rows_alike(&Op::NonZero), usize::MAX);
     }
 }

@@ -16,7 +16,7 @@ use crate::graph::{GatherBlockQuantized, MatMulNBits};
 use crate::tensor::{DType, TensorView, TensorViewMut, element_count};
 
 /// Up to so many rows each weight is decoded in registers; more rows share weights decoded into panels.
-const THIN: usize = 4;
+pub(super) const THIN: usize = 4;
 
 /// A list of f32 or f16.
 #[derive(Clone, Copy)]

@@ -4,6 +4,13 @@
 //! loading, or two files. All become one or two graphs here: `next` continues from a cache, and `first` begins a sequence
 //! where `next` cannot.
 
+mod together;
+
+use std::sync::OnceLock;
+
+pub use together::SharedStep;
+use together::Sharing;
+
 use super::embedder::Embedder;
 use super::error::DecoderError;
 use super::sampler::{HISTORY, LOG_PROBABILITY, PARAMS, TOKEN, append_sampler};
@@ -36,6 +43,8 @@ struct Phase {
     /// The positions of the logits, the chosen token and its log-probability among the outputs.
     logits: usize,
     choice: [usize; 2],
+    /// How sequences share a run, once somebody has asked.
+    sharing: OnceLock<Option<Sharing>>,
 }
 
 /// A token that was chosen for one row of the batch.
@@ -51,7 +60,7 @@ pub struct Choice {
 pub(super) struct Pending {
     reading: Reading,
     /// Positions before the step.
-    before: usize,
+    pub(super) before: usize,
 }
 
 /// Token ids [batch, positions]: what a caller gave, or what the step before has chosen and nobody has seen yet.
@@ -413,7 +422,7 @@ impl Phase {
             })
             .collect();
         let ports = session.ports(names.iter().map(|(i, o)| (i.as_str(), o.as_str())));
-        Ok(Phase { session, ports, logits, choice })
+        Ok(Phase { session, ports, logits, choice, sharing: OnceLock::new() })
     }
 
     async fn run(
@@ -425,7 +434,7 @@ impl Phase {
         (sampling, history): (&Sampling, &[&[u32]]),
         wanted: &[usize],
     ) -> Result<Reading, DecoderError> {
-        let mut inputs = self.inputs(state, feed, ids, positions, mask)?;
+        let mut inputs = self.inputs(state.encoder(), feed, ids, positions, mask)?;
         let bad = |e: TensorError| DecoderError::Mismatch(e.to_string());
         let (batch, step) = (state.batch(), state.calls() as u64);
         inputs.push((PARAMS.into(), Held::host(sampling.params(step, batch).map_err(bad)?)));
@@ -433,16 +442,17 @@ impl Phase {
         Ok(self.session.run_with_caches(inputs, wanted, &self.ports, &mut state.caches).await?)
     }
 
-    /// The graph's inputs, caches apart, for `positions` more positions; `mask` covers them and all before.
+    /// The graph's inputs, caches apart, for `positions` more positions; `mask` covers them and all before, for each row of the
+    /// batch.
     fn inputs(
         &self,
-        state: &State,
+        encoder: &[(&'static str, Tensor)],
         feed: &Feed<'_>,
         mut ids: Ids<'_>,
         positions: usize,
         mask: &[Vec<bool>],
     ) -> Result<Vec<(String, Held)>, DecoderError> {
-        let batch = state.batch();
+        let batch = mask.len();
         let mut list = Vec::new();
         for info in self.session.inputs() {
             let name = info.name.to_string();
@@ -466,14 +476,14 @@ impl Phase {
                     .ok_or_else(|| DecoderError::Mismatch("this decoder takes embeddings, not token ids".into()))?,
                 "attention_mask" => {
                     let values = mask.iter().flatten().map(|&m| m as i64).collect();
-                    integers(values, [batch, state.positions() + positions])?
+                    integers(values, [batch, mask.first().map_or(0, Vec::len)])?
                 }
                 "position_ids" => integers(position_ids(mask, positions), [batch, positions])?,
                 _ if name.starts_with(PAST) || name == PARAMS || name == HISTORY => continue,
-                _ => match state.encoder().iter().find(|(n, _)| *n == name) {
+                _ => match encoder.iter().find(|(n, _)| *n == name) {
                     Some((_, tensor)) => tensor.clone(),
                     None => {
-                        let given: Vec<_> = state.encoder().iter().map(|(n, _)| *n).collect();
+                        let given: Vec<_> = encoder.iter().map(|(n, _)| *n).collect();
                         return Err(DecoderError::Mismatch(format!("input {info} is not given, only {given:?}")));
                     }
                 },

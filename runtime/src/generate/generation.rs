@@ -1,8 +1,11 @@
 //! The loop: a prompt, then one token after another, until the model or the caller has had enough.
 
+use std::sync::Arc;
+
 use super::decoder::{Choice, Decoder, Feed, Pending};
 use super::error::DecoderError;
 use super::sampling::Sampling;
+use super::shared::{SharedSteps, Step, Ticket};
 use super::state::State;
 use crate::tensor::Tensor;
 
@@ -47,8 +50,18 @@ pub struct Generation<'d> {
     history: Vec<u32>,
     made: usize,
     /// The step that is under way.
-    pending: Option<Pending>,
+    pending: Option<UnderWay>,
+    /// Where steps are left for others to take.
+    shared: Option<Arc<SharedSteps>>,
     finish: Option<Finish>,
+}
+
+/// A step whose token is not there yet.
+enum UnderWay {
+    /// It was submitted to the device.
+    Alone(Pending),
+    /// It was left to be taken with others', and the sequence with it.
+    Shared(Ticket),
 }
 
 /// A prompt: token ids, and embeddings where the decoder takes these.
@@ -80,8 +93,14 @@ impl<'d> Generation<'d> {
         let feed = Feed { tokens: Some(&prompt.tokens), embeddings: prompt.embeddings, mask: None };
         let history = [prompt.before, prompt.tokens.clone()].concat();
         let seen: &[&[u32]] = if options.sampling.needs_history() { &[&history] } else { &[] };
-        let pending = Some(decoder.submit(&mut state, feed, &options.sampling, seen).await?);
-        Ok(Generation { decoder, state, history, made: 0, pending, finish: None, options })
+        let pending = Some(UnderWay::Alone(decoder.submit(&mut state, feed, &options.sampling, seen).await?));
+        Ok(Generation { decoder, state, history, made: 0, pending, shared: None, finish: None, options })
+    }
+
+    /// From now on leaves each step on `shared`, for [`SharedSteps::run`] to take with those of others: [`Generation::next`] waits
+    /// for that. Changes nothing where the decoder's texts do not share runs ([`Decoder::most_together`]).
+    pub fn share(&mut self, shared: &Arc<SharedSteps>) {
+        self.shared = (self.decoder.most_together() > 1).then(|| shared.clone());
     }
 
     /// The next token, or `None` once the text has ended.
@@ -93,38 +112,62 @@ impl<'d> Generation<'d> {
             self.finish = Some(Finish::Length);
             return Ok(None);
         }
-        let sampling = self.options.sampling;
-        let pending = match self.pending.take() {
-            Some(pending) => pending,
-            None => {
-                if self.state.positions() >= self.state.limit() {
-                    self.finish = Some(Finish::Context);
-                    return Ok(None);
-                }
-                let last = [*self.history.last().unwrap_or(&0)];
-                let seen: &[&[u32]] = if sampling.needs_history() { &[&self.history] } else { &[] };
-                self.decoder.submit(&mut self.state, Feed::tokens(&last), &sampling, seen).await?
+        if self.pending.is_none() {
+            if self.state.positions() >= self.state.limit() {
+                self.finish = Some(Finish::Context);
+                return Ok(None);
             }
+            self.pending = Some(self.begin_step().await?);
+        }
+        let (choice, ahead) = self.finish_step().await?;
+        if self.options.end.contains(&choice.token) {
+            if let Some(ahead) = ahead {
+                // The step behind the end is taken back.
+                self.decoder.truncate(&mut self.state, ahead.before);
+            }
+            self.finish = Some(Finish::End);
+            return Ok(None);
+        }
+        self.pending = ahead.map(UnderWay::Alone);
+        self.history.push(choice.token);
+        self.made += 1;
+        Ok(Some(choice))
+    }
+
+    /// Begins the step that adds the last token.
+    async fn begin_step(&mut self) -> Result<UnderWay, DecoderError> {
+        let sampling = self.options.sampling;
+        let token = *self.history.last().unwrap_or(&0);
+        if let Some(shared) = &self.shared {
+            let history = if sampling.needs_history() { self.history.clone() } else { vec![] };
+            let state = std::mem::replace(&mut self.state, State::nothing());
+            return Ok(UnderWay::Shared(shared.leave(Step { state, token, sampling, history })));
+        }
+        let seen: &[&[u32]] = if sampling.needs_history() { &[&self.history] } else { &[] };
+        let pending = self.decoder.submit(&mut self.state, Feed::tokens(&[token]), &sampling, seen).await?;
+        Ok(UnderWay::Alone(pending))
+    }
+
+    /// Waits for the token of the step that is under way. On a GPU the next step is begun before.
+    async fn finish_step(&mut self) -> Result<(Choice, Option<Pending>), DecoderError> {
+        // A step that others take is waited for where it lies: who gives up waiting may come back.
+        if let Some(UnderWay::Shared(ticket)) = &self.pending {
+            let (state, choice) = ticket.taken().await;
+            (self.state, self.pending) = (state, None);
+            return Ok((choice?, None));
+        }
+        let Some(UnderWay::Alone(pending)) = self.pending.take() else {
+            return Err(DecoderError::Mismatch("no step is under way".into()));
         };
-        // On a GPU the next step is on its way before this one's token is back. A penalty has to see the token first.
+        // A penalty has to see the token before the next step.
+        let sampling = self.options.sampling;
         let more = self.made + 1 < self.options.max_new_tokens && self.state.positions() < self.state.limit();
-        let reached = self.state.positions();
         let ahead = match more && !sampling.needs_history() {
             // What fails ahead of time is tried, and told, in its own turn.
             true => self.decoder.submit_behind(&mut self.state, &pending, &sampling).await.unwrap_or(None),
             false => None,
         };
-        let choice = self.decoder.resolve(&mut self.state, pending).await?[0];
-        if self.options.end.contains(&choice.token) {
-            // The step behind the end is taken back.
-            self.decoder.truncate(&mut self.state, reached);
-            self.finish = Some(Finish::End);
-            return Ok(None);
-        }
-        self.pending = ahead;
-        self.history.push(choice.token);
-        self.made += 1;
-        Ok(Some(choice))
+        Ok((self.decoder.resolve(&mut self.state, pending).await?[0], ahead))
     }
 
     /// Why the text has ended, if it has.
@@ -137,12 +180,15 @@ impl<'d> Generation<'d> {
         self.made
     }
 
-    /// The sequence so far, to go on with.
+    /// The sequence so far, to go on with; nothing if a shared step is being taken right now.
     pub fn into_state(self) -> State {
-        self.state
+        match self.pending {
+            Some(UnderWay::Shared(ticket)) => ticket.into_state().unwrap_or(self.state),
+            _ => self.state,
+        }
     }
 
-    /// The sequence so far.
+    /// The sequence so far; nothing while a shared step is under way.
     pub fn state(&self) -> &State {
         &self.state
     }

@@ -2,7 +2,7 @@
 //! of it.
 //!
 //! - [`decoder`] turns one or two graphs into a decoder; [`state`] is one sequence with its caches; [`generation`] is the
-//!   loop.
+//!   loop. [`shared`] is where texts leave steps that are taken together.
 //! - [`sampling`] says how a token is chosen. The choice itself is the operator [`crate::graph::Op::Sample`], so that it
 //!   runs where the logits lie; [`sampler`] puts it there.
 //! - [`beam`] follows several texts at once; [`beams`] leads a decoder along them.
@@ -23,6 +23,7 @@ mod error;
 pub mod generation;
 pub mod sampler;
 pub mod sampling;
+pub mod shared;
 pub mod state;
 pub mod stop;
 mod trim;
@@ -31,12 +32,13 @@ pub use beam::{BeamError, BeamOptions, BeamSearch, Candidate, Hypothesis, Next};
 pub use beams::BeamGeneration;
 #[cfg(feature = "chat")]
 pub use chat::{ChatError, ChatFiles, ChatOptions, ChatTemplate, Content, Message, Part};
-pub use decoder::{Choice, Decoder, Feed};
+pub use decoder::{Choice, Decoder, Feed, SharedStep};
 #[cfg(feature = "text")]
 pub use detokenize::{DetokenizeError, Detokenizer};
 pub use error::DecoderError;
 pub use generation::{Finish, GenerateOptions, Generation, Prompt};
 pub use sampler::append_sampler;
 pub use sampling::{EarlyStopping, GenerationConfig, Sampling, SamplingError, uniform};
+pub use shared::SharedSteps;
 pub use state::State;
 pub use stop::{StopError, StopStrings};

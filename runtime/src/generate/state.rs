@@ -23,6 +23,11 @@ impl State {
         State { caches, mask: vec![vec![]; batch], positions: 0, limit, calls: 0, encoder }
     }
 
+    /// In the place of a sequence that is elsewhere.
+    pub(super) fn nothing() -> State {
+        State::new(0, 0, 0, vec![])
+    }
+
     /// Rows of the batch.
     pub fn batch(&self) -> usize {
         self.mask.len()

@@ -124,6 +124,11 @@ impl Cache {
         self.rows = self.rows.min(rows);
     }
 
+    /// The filled rows, where they lie contiguous on the host.
+    pub(crate) fn host(&self) -> Option<&Tensor> {
+        self.held.host.as_ref().filter(|_| self.shape.get(2) == Some(&self.rows))
+    }
+
     /// The filled rows alone, contiguous: what an ordinary input is. Counts the bytes if they have to be copied.
     pub(crate) async fn contiguous(&self, gpu: Option<&Gpu>, copied: &mut u64) -> Result<Held, KernelError> {
         if self.shape.get(2).is_none_or(|capacity| *capacity == self.rows) {

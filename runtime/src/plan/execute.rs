@@ -1,11 +1,13 @@
 //! Runs a plan.
 
+mod rows;
+
 use std::collections::HashMap;
 use std::sync::Mutex;
 
 use super::cache::{Cache, Caches, Ports};
 use super::device::{Gpu, GpuTensor, Readback};
-use super::{Concrete, Place, Plan, Step, concrete, kernel_error, run_on_cpu, tensor_of_fact};
+use super::{Concrete, Place, Plan, Ragged, Step, concrete, kernel_error, run_on_cpu, tensor_of_fact};
 use crate::cpu::Cpu;
 use crate::cpu::attention::{self, Growing};
 use crate::error::{KernelError, RunError};
@@ -44,24 +46,32 @@ impl Held {
     }
 }
 
-struct Run<'a> {
+/// The sequences that a run continues.
+pub(crate) enum Sequences<'a, 'c> {
+    /// The rows of a batch, all of one length, in the same caches.
+    Batch(&'a mut Caches),
+    /// Rows of lengths of their own, each with caches of its own.
+    Rows(&'a Ragged, &'a mut [&'c mut Caches]),
+}
+
+struct Run<'a, 'c> {
     r: &'a Resources<'a>,
     plan: &'a Plan,
     values: Vec<Held>,
-    /// The caches that grow in place, and where the graph reads them.
-    caches: Option<(&'a Ports, &'a mut Caches)>,
+    /// Where the graph reads caches, and the caches.
+    caches: Option<(&'a Ports, Sequences<'a, 'c>)>,
 }
 
 /// Runs `plan` on `inputs` and returns the outputs that `wanted` lists, by position in [`Graph::outputs`].
 ///
 /// With `caches`, the graph's inputs that are caches come from there and its outputs that are caches go there. After an
 /// error the caches are as they were.
-pub(crate) async fn execute(
-    resources: &Resources<'_>,
-    plan: &Plan,
+pub(crate) async fn execute<'a>(
+    resources: &'a Resources<'a>,
+    plan: &'a Plan,
     inputs: HashMap<ValueId, Held>,
     wanted: &[usize],
-    caches: Option<(&Ports, &mut Caches)>,
+    caches: Option<(&'a Ports, Sequences<'a, '_>)>,
 ) -> Result<Vec<Held>, RunError> {
     let values = vec![Held::default(); resources.graph.value_count()];
     let mut run = Run { r: resources, plan, values, caches };
@@ -71,6 +81,11 @@ pub(crate) async fn execute(
     run.read_caches().await?;
     for step in &plan.steps {
         let Some(node) = resources.graph.node(step.node) else { continue };
+        if run.reads_rows(step) {
+            run.attend_by_row(node, step).await?;
+            run.release(step);
+            continue;
+        }
         let grows = run.caches.as_ref().and_then(|(ports, _)| ports.growing.get(&step.node).copied());
         match (step.place, grows) {
             (Place::Alias, _) => run.alias(node, step)?,
@@ -79,16 +94,21 @@ pub(crate) async fn execute(
             (Place::Gpu, None) => run.on_gpu(node, step)?,
             (Place::Cpu, None) => run.on_cpu(node, step).await?,
         }
-        for id in &step.release {
-            run.values[id.0 as usize] = Held::default();
-        }
+        run.release(step);
     }
     let outputs = run.outputs(wanted);
     run.keep_caches()?;
     Ok(outputs)
 }
 
-impl Run<'_> {
+impl Run<'_, '_> {
+    /// Lets go of what no later step reads.
+    fn release(&mut self, step: &Step) {
+        for id in &step.release {
+            self.values[id.0 as usize] = Held::default();
+        }
+    }
+
     /// Copies those of the values that lie on the device only to the host, in one wait.
     async fn fetch(&mut self, ids: impl Iterator<Item = ValueId>) -> Result<(), KernelError> {
         let Some(gpu) = self.r.gpu else { return Ok(()) };
@@ -222,7 +242,7 @@ impl Run<'_> {
 
     /// Hands the caches that do not grow in place to the graph as ordinary inputs.
     async fn read_caches(&mut self) -> Result<(), RunError> {
-        let Some((ports, caches)) = &mut self.caches else { return Ok(()) };
+        let Some((ports, Sequences::Batch(caches))) = &mut self.caches else { return Ok(()) };
         for (slot, past) in ports.past.iter().enumerate() {
             let Some(past) = past.filter(|_| !ports.grows(slot)) else { continue };
             let cache = &caches.slots[slot];
@@ -242,7 +262,14 @@ impl Run<'_> {
 
     /// Takes the new caches: rows that were written in place count from now on, other caches come from outputs.
     fn keep_caches(&mut self) -> Result<(), RunError> {
-        let Some((ports, caches)) = &mut self.caches else { return Ok(()) };
+        let Some((ports, sequences)) = &mut self.caches else { return Ok(()) };
+        let caches = match sequences {
+            Sequences::Batch(caches) => caches,
+            Sequences::Rows(_, rows) => {
+                rows::keep(ports, rows);
+                return Ok(());
+            }
+        };
         for step in &self.plan.steps {
             if let (Some([k, v]), Some(outputs)) = (ports.growing.get(&step.node), &step.outputs) {
                 caches.slots[*k].rows = outputs[1].1[2];
@@ -275,39 +302,20 @@ impl Run<'_> {
             _ => inputs.truncate(5),
         }
         let tensors = self.inputs_on_host(node, &inputs).await?;
-        let (Some(outputs), Some((_, caches))) = (&step.outputs, &mut self.caches) else {
+        let (Some(outputs), Some((_, Sequences::Batch(caches)))) = (&step.outputs, &mut self.caches) else {
             return Err(fail(KernelError::Invalid("is no attention with a cache".into())));
         };
-        let (mut keys, mut values) = (std::mem::take(&mut caches.slots[k]), std::mem::take(&mut caches.slots[v]));
-        let (past, reserve, mut copied) = (keys.rows, caches.reserve, 0);
+        let [(_, y_shape), (_, k_shape), (_, v_shape), ..] = outputs.as_slice() else {
+            return Err(fail(KernelError::Invalid("its caches are not planned".into())));
+        };
         let result = async {
-            let [(_, y_shape), (_, k_shape), (_, v_shape), ..] = outputs.as_slice() else {
-                return Err(KernelError::Invalid("its caches are not planned".into()));
-            };
-            let room_k = keys.host_room(self.r.gpu, k_shape, reserve, &mut copied).await?;
-            let room_v = values.host_room(self.r.gpu, v_shape, reserve, &mut copied).await?;
-            let planes = k_shape[0] * k_shape[1];
-            let growing = Growing {
-                capacity: room_k.len() / size_of::<f32>() / (planes * k_shape[3]).max(1),
-                keys: bytemuck::cast_slice_mut(room_k),
-                values: bytemuck::cast_slice_mut(room_v),
-                past,
-            };
             let mut buffer = self.r.pool.take(element_count(y_shape)? * size_of::<f32>());
             let mut y = TensorViewMut { dtype: DType::F32, shape: y_shape, bytes: buffer.as_mut_slice() };
             let views = views(self.r.graph, &tensors);
-            match &node.op {
-                Op::Attention(op) => attention::run_growing(self.r.cpu, op, &views, growing, &mut y)?,
-                Op::GroupQueryAttention(op) => {
-                    attention::grouped::run_growing(self.r.cpu, op, &views, growing, &mut y)?
-                }
-                _ => return Err(KernelError::Invalid("is no attention".into())),
-            }
+            grow(self.r, &node.op, &views, caches, ([k, v], [k_shape, v_shape]), &mut y).await?;
             Ok(Tensor::from_buffer(DType::F32, y_shape, buffer)?)
         }
         .await;
-        (caches.slots[k], caches.slots[v]) = (keys, values);
-        caches.copied += copied;
         let y = result.map_err(fail)?;
         if let Some(Some(output)) = node.outputs.first() {
             self.values[output.0 as usize] = Held::host(y);
@@ -321,7 +329,9 @@ impl Run<'_> {
         let absent = || fail(KernelError::Invalid("is no attention with a cache on a GPU".into()));
         let gpu = self.r.gpu.ok_or_else(absent)?;
         let inputs = self.inputs_on_device(gpu, node, &node.inputs[..5])?;
-        let (Op::Attention(op), Some(outputs), Some((_, caches))) = (&node.op, &step.outputs, &mut self.caches) else {
+        let (Op::Attention(op), Some(outputs), Some((_, Sequences::Batch(caches)))) =
+            (&node.op, &step.outputs, &mut self.caches)
+        else {
             return Err(absent());
         };
         let [(_, y_shape), (_, k_shape), (_, v_shape), ..] = outputs.as_slice() else { return Err(absent()) };
@@ -375,6 +385,40 @@ impl Run<'_> {
         };
         wanted.iter().map(|&i| held(self.r.graph.outputs[i])).collect()
     }
+}
+
+/// Runs an attention on the CPU that writes what is new behind the rows of two of `caches`, of keys and of values: those that `slots`
+/// names, which then have these shapes. `inputs` are the operator's, caches apart.
+async fn grow(
+    r: &Resources<'_>,
+    op: &Op,
+    inputs: &[Option<TensorView<'_>>],
+    caches: &mut Caches,
+    ([k, v], [k_shape, v_shape]): ([usize; 2], [&[usize]; 2]),
+    y: &mut TensorViewMut<'_>,
+) -> Result<(), KernelError> {
+    let (mut keys, mut values) = (std::mem::take(&mut caches.slots[k]), std::mem::take(&mut caches.slots[v]));
+    let (past, reserve, mut copied) = (keys.rows, caches.reserve, 0);
+    let result = async {
+        let room_k = keys.host_room(r.gpu, k_shape, reserve, &mut copied).await?;
+        let room_v = values.host_room(r.gpu, v_shape, reserve, &mut copied).await?;
+        let planes = k_shape[0] * k_shape[1];
+        let growing = Growing {
+            capacity: room_k.len() / size_of::<f32>() / (planes * k_shape[3]).max(1),
+            keys: bytemuck::cast_slice_mut(room_k),
+            values: bytemuck::cast_slice_mut(room_v),
+            past,
+        };
+        match op {
+            Op::Attention(op) => attention::run_growing(r.cpu, op, inputs, growing, y),
+            Op::GroupQueryAttention(op) => attention::grouped::run_growing(r.cpu, op, inputs, growing, y),
+            _ => Err(KernelError::Invalid("is no attention".into())),
+        }
+    }
+    .await;
+    (caches.slots[k], caches.slots[v]) = (keys, values);
+    caches.copied += copied;
+    result
 }
 
 /// Outputs on their way to the host.

@@ -7,6 +7,7 @@
 mod cache;
 mod device;
 mod execute;
+mod ragged;
 
 use std::collections::HashMap;
 
@@ -17,7 +18,8 @@ use crate::tensor::{BufferPool, DType, Tensor, TensorView, TensorViewMut, elemen
 
 pub(crate) use cache::{Caches, Ports};
 pub(crate) use device::Gpu;
-pub(crate) use execute::{Held, Reading, Resources, Uploaded, execute};
+pub(crate) use execute::{Held, Reading, Resources, Sequences, Uploaded, execute};
+pub(crate) use ragged::{Ragged, stack};
 
 /// Where a step runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -51,7 +53,7 @@ pub struct Step {
 pub struct Plan {
     /// In order.
     pub steps: Vec<Step>,
-    /// The inputs it was made for.
+    /// What it was made for: the inputs, and other values that are given.
     pub inputs: HashMap<ValueId, Concrete>,
     /// Values that were known when planning and that a step or an output reads.
     pub known: HashMap<ValueId, Tensor>,
@@ -112,7 +114,36 @@ struct Planner<'a> {
     known: HashMap<ValueId, Tensor>,
 }
 
-impl Planner<'_> {
+impl<'a> Planner<'a> {
+    /// Begins with what is given: types and shapes of these values, and the constants.
+    fn new(graph: &'a Graph, given: &HashMap<ValueId, Concrete>, cpu: &'a Cpu, pool: &'a BufferPool) -> Self {
+        let count = graph.value_count();
+        let (mut facts, mut fixed) = (vec![None; count], vec![false; count]);
+        for id in graph.value_ids() {
+            if let Some((dtype, shape)) = given.get(&id) {
+                facts[id.0 as usize] = Some(Fact::concrete(*dtype, shape));
+            } else if graph.constant(id).is_some() {
+                facts[id.0 as usize] = graph.fact(id).cloned();
+                fixed[id.0 as usize] = true;
+            }
+        }
+        Planner { graph, cpu, pool, facts, fixed, known: HashMap::new() }
+    }
+
+    /// Infers what a node makes, once its inputs were visited.
+    fn visit(&mut self, node: &Node) -> Result<Vec<Fact>, RunError> {
+        let facts = self.infer_node(node)?;
+        let all_fixed = node.inputs.iter().flatten().all(|i| self.fixed[i.0 as usize]);
+        for (output, fact) in node.outputs.iter().zip(&facts) {
+            if let Some(output) = output {
+                let told = tensor_of_fact(fact).is_some();
+                self.fixed[output.0 as usize] = all_fixed || told;
+                self.facts[output.0 as usize] = Some(fact.clone());
+            }
+        }
+        Ok(facts)
+    }
+
     /// The elements of a value that does not depend on the inputs' elements.
     fn materialise(&mut self, id: ValueId) -> Result<Tensor, RunError> {
         if let Some(tensor) = self.graph.constant(id).or_else(|| self.known.get(&id)) {
@@ -210,8 +241,8 @@ pub(crate) fn kernel_error(node: &Node, source: KernelError) -> RunError {
 }
 
 impl Plan {
-    /// Plans `graph` for inputs of these shapes, of which those in `there` lie on the GPU already. `gpu` says what a GPU takes;
-    /// without it all runs on the CPU.
+    /// Plans `graph` for inputs of these shapes, of which those in `there` lie on the GPU already. Other values may be given too;
+    /// they are then not computed. `gpu` says what a GPU takes; without it all runs on the CPU.
     pub(crate) fn new(
         graph: &Graph,
         inputs: &HashMap<ValueId, Concrete>,
@@ -220,33 +251,18 @@ impl Plan {
         pool: &BufferPool,
         gpu: Option<&dyn Placement>,
     ) -> Result<Plan, RunError> {
-        let count = graph.value_count();
-        let mut planner =
-            Planner { graph, cpu, pool, facts: vec![None; count], fixed: vec![false; count], known: HashMap::new() };
-        for id in graph.value_ids() {
-            if let Some((dtype, shape)) = inputs.get(&id) {
-                planner.facts[id.0 as usize] = Some(Fact::concrete(*dtype, shape));
-            } else if graph.constant(id).is_some() {
-                planner.facts[id.0 as usize] = graph.fact(id).cloned();
-                planner.fixed[id.0 as usize] = true;
-            }
-        }
+        let mut planner = Planner::new(graph, inputs, cpu, pool);
         let mut steps = Vec::new();
         // Values that lie on the GPU, because they came from there or a step there made them.
-        let mut on_device = vec![false; count];
+        let mut on_device = vec![false; graph.value_count()];
         for id in there {
             on_device[id.0 as usize] = true;
         }
         for (id, node) in graph.nodes() {
-            let facts = planner.infer_node(node)?;
-            let all_fixed = node.inputs.iter().flatten().all(|i| planner.fixed[i.0 as usize]);
-            for (output, fact) in node.outputs.iter().zip(&facts) {
-                if let Some(output) = output {
-                    let told = tensor_of_fact(fact).is_some();
-                    planner.fixed[output.0 as usize] = all_fixed || told;
-                    planner.facts[output.0 as usize] = Some(fact.clone());
-                }
+            if node.outputs.iter().flatten().all(|o| inputs.contains_key(o)) {
+                continue;
             }
+            let facts = planner.visit(node)?;
             let fixed = node.outputs.iter().flatten().all(|o| planner.fixed[o.0 as usize]);
             if fixed {
                 if node.op.has_data_dependent_shape()

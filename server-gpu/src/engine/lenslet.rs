@@ -3,9 +3,10 @@
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 
 use ::lenslet::error::{KernelError, RunError};
+use ::lenslet::generate::{Decoder, SharedSteps};
 use ::lenslet::gpu::Gpu;
 use ::lenslet::graph::{Dim, Op};
 use ::lenslet::onnx::ImportOptions;
@@ -18,6 +19,7 @@ use super::{Engine, Slot, Specs, Step, Task, TensorSpec, TowerCall, TowerSpec, W
 use crate::chat::ChatPrompt;
 use crate::error::ServeError;
 use crate::hosted::Form;
+use crate::metrics;
 
 /// A model in the Lenslet runtime.
 pub struct LensletEngine {
@@ -27,6 +29,8 @@ pub struct LensletEngine {
 struct Inner {
     towers: Vec<Session>,
     writer: Option<Writer>,
+    /// Where texts leave their steps, if the decoder's texts share runs.
+    shared: Option<Arc<SharedSteps>>,
     specs: Specs,
     device: &'static str,
     gpu: Option<Gpu>,
@@ -50,8 +54,8 @@ impl LensletEngine {
         options: &SessionOptions,
     ) -> Result<LensletEngine, ServeError> {
         let device = if options.gpu.is_some() { "gpu" } else { "cpu" };
-        let mut inner =
-            Inner { towers: vec![], writer: None, specs: Specs::default(), device, gpu: options.gpu.clone() };
+        let (specs, gpu) = (Specs::default(), options.gpu.clone());
+        let mut inner = Inner { towers: vec![], writer: None, shared: None, specs, device, gpu };
         let failed = |e: lenslet_models::writing::WriterError| ServeError::internal(e.kind(), e.to_string());
         let writer = match form {
             Form::Towers => None,
@@ -69,6 +73,7 @@ impl LensletEngine {
             }
         };
         if let Some((writer, kind)) = writer {
+            inner.shared = (writer.decoder().most_together() > 1).then(SharedSteps::new);
             inner.writer = Some(writer);
             inner.specs.writer = Some(kind);
         } else {
@@ -183,17 +188,32 @@ impl Engine for LensletEngine {
                 (writing, begun)
             })
             .await?;
-            match begun {
-                Some(Err(error)) => Err(error),
-                // The first step only says that the prompt is read.
-                Some(Ok(_)) => Ok(Slot(Box::new(Some(writing)))),
-                None => Err(ended()),
-            }
+            // The first step only says that the prompt is read.
+            begun.map(|_| Slot(Box::new(Some(writing))))
         })
     }
 
     fn decode_step<'a>(&'a self, slots: &'a mut [Slot]) -> Task<'a, Vec<Option<Result<Step, ServeError>>>> {
-        Box::pin(super::step_elsewhere(slots, |text: &mut Writing| text.advance().unwrap_or_else(|| Err(ended()))))
+        let inner = self.inner.clone();
+        Box::pin(super::lead_elsewhere(slots, move |texts: Vec<&mut Writing>| inner.lead(texts)))
+    }
+}
+
+impl Inner {
+    /// Leads texts one step on: together where they share runs of the decoder.
+    fn lead(&self, mut texts: Vec<&mut Writing>) -> Vec<Option<Result<Step, ServeError>>> {
+        let (Some(shared), Some(writer)) = (&self.shared, &self.writer) else {
+            return texts.into_iter().map(|text| Some(text.advance())).collect();
+        };
+        // A text that needs no step (its first token comes with its prompt) goes on; the others leave theirs.
+        let mut steps: Vec<_> = texts.iter_mut().map(|text| text.go_on()).collect();
+        let runs = pollster::block_on(shared.run(writer.decoder()));
+        runs.iter().for_each(|texts| metrics::decoder_run(*texts));
+        for (text, step) in texts.into_iter().zip(&mut steps).filter(|(_, step)| step.is_none()) {
+            // What has left a step again has half a character, or what may be a stop string: nothing to tell yet.
+            *step = if runs.is_empty() { Some(text.advance()) } else { text.go_on() };
+        }
+        steps
     }
 }
 
@@ -227,22 +247,37 @@ impl Writing {
                 None => Err(ServeError::bad_request("model_task", "this model does not write text")),
             };
             match stream {
-                Ok(stream) => write(stream, &there).await,
+                Ok(mut stream) => {
+                    inner.shared.iter().for_each(|shared| stream.share_steps(shared));
+                    write(stream, &there).await
+                }
                 Err(error) => leave(&there, Err(error)).await,
             }
         };
         Writing { future: Box::pin(future), table }
     }
 
-    /// Computes up to the next step; `None` once the text has ended.
-    fn advance(&mut self) -> Option<Result<Step, ServeError>> {
-        let (future, table) = (&mut self.future, &self.table);
-        let ended = pollster::block_on(std::future::poll_fn(|cx| match future.as_mut().poll(cx) {
-            Poll::Ready(()) => Poll::Ready(None),
-            // A GPU that is waited for leaves nothing on the table.
-            Poll::Pending => take(table).map_or(Poll::Pending, |step| Poll::Ready(Some(step))),
-        }));
-        ended.or_else(|| take(table))
+    /// Computes up to the next step.
+    fn advance(&mut self) -> Result<Step, ServeError> {
+        // A GPU that is waited for leaves nothing on the table.
+        pollster::block_on(std::future::poll_fn(|cx| self.poll(cx)))
+    }
+
+    /// Goes on as far as it can without waiting: the next step, or `None` if it waits for a step that it shares.
+    fn go_on(&mut self) -> Option<Result<Step, ServeError>> {
+        match self.poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(step) => Some(step),
+            Poll::Pending => None,
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Step, ServeError>> {
+        let ended = self.future.as_mut().poll(cx).is_ready();
+        match take(&self.table) {
+            Some(step) => Poll::Ready(step),
+            None if ended => Poll::Ready(Err(self::ended())),
+            None => Poll::Pending,
+        }
     }
 }
 
@@ -270,6 +305,14 @@ async fn write(mut stream: TextStream<'_>, table: &Table) {
 }
 
 impl Writer {
+    fn decoder(&self) -> &Decoder {
+        match self {
+            Writer::Captioner(model) => model.decoder(),
+            Writer::Answerer(model) => model.decoder(),
+            Writer::Text(model) => model.decoder(),
+        }
+    }
+
     /// Begins the text that a prompt asks for.
     async fn begin(&self, prompt: &ChatPrompt) -> Result<TextStream<'_>, ServeError> {
         let folder = match self {

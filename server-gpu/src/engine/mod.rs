@@ -221,32 +221,37 @@ pub(crate) fn ended() -> ServeError {
     ServeError::internal("text_ended", "this text has ended")
 }
 
-/// Leads the texts in slots (each an `Option<T>`) one step on, on a thread that may be blocked. Texts move there and back; one that
-/// is lost there is an error in its slot.
+/// Leads the texts in slots (each an `Option<T>`) one step on, one after the other: see [`lead_elsewhere`].
 pub(crate) async fn step_elsewhere<T: Send + 'static>(
     slots: &mut [Slot],
     step: impl Fn(&mut T) -> Result<Step, ServeError> + Send + 'static,
 ) -> Vec<Option<Result<Step, ServeError>>> {
-    let taken: Vec<Option<T>> =
+    lead_elsewhere(slots, move |texts: Vec<&mut T>| texts.into_iter().map(|text| Some(step(text))).collect()).await
+}
+
+/// Leads the texts in slots (each an `Option<T>`) one step on, on a thread that may be blocked: `lead` answers for each text that it is
+/// handed, in their order. Texts move there and back; one that is lost there is an error in its slot.
+pub(crate) async fn lead_elsewhere<T: Send + 'static>(
+    slots: &mut [Slot],
+    lead: impl FnOnce(Vec<&mut T>) -> Vec<Option<Result<Step, ServeError>>> + Send + 'static,
+) -> Vec<Option<Result<Step, ServeError>>> {
+    let mut taken: Vec<Option<T>> =
         slots.iter_mut().map(|slot| slot.0.downcast_mut::<Option<T>>().and_then(Option::take)).collect();
     let work = move || {
-        let one = |text: Option<T>| {
-            let mut text = text?;
-            let step = step(&mut text);
-            Some((text, step))
-        };
-        taken.into_iter().map(one).collect::<Vec<_>>()
+        let steps = lead(taken.iter_mut().flatten().collect());
+        (taken, steps)
     };
-    let stepped = match computing(work).await {
+    let (texts, steps) = match computing(work).await {
         Ok(stepped) => stepped,
         Err(error) => return slots.iter().map(|_| Some(Err(error.clone()))).collect(),
     };
-    let put_back = |(slot, stepped): (&mut Slot, Option<(T, _)>)| {
-        let Some((text, step)) = stepped else { return Some(Err(ended())) };
+    let mut steps = steps.into_iter();
+    let put_back = |(slot, text): (&mut Slot, Option<T>)| {
+        let Some(text) = text else { return Some(Err(ended())) };
         if let Some(place) = slot.0.downcast_mut::<Option<T>>() {
             *place = Some(text);
         }
-        Some(step)
+        steps.next().flatten()
     };
-    slots.iter_mut().zip(stepped).map(put_back).collect()
+    slots.iter_mut().zip(texts).map(put_back).collect()
 }

@@ -60,30 +60,25 @@ pub(crate) fn compute(request: &Span, stage: &str, rows: usize) -> Span {
 
 /// The engine works for all these parts at once.
 pub(crate) fn batch(parts: &[Span], engine: &str, tower: &str, rows: usize) -> Span {
-    let [only] = parts else {
-        let span = info_span!(
+    let span = |parent: Option<tracing::Id>| {
+        info_span!(
             target: TARGET,
-            parent: None,
+            parent: parent,
             "batch",
             lenslet.engine = engine,
             lenslet.tower = tower,
             lenslet.rows = whole(rows),
             lenslet.requests = whole(parts.len()),
-        );
-        for part in parts {
-            span.follows_from(part);
-        }
-        return span;
+        )
     };
-    info_span!(
-        target: TARGET,
-        parent: only,
-        "batch",
-        lenslet.engine = engine,
-        lenslet.tower = tower,
-        lenslet.rows = whole(rows),
-        lenslet.requests = 1i64,
-    )
+    if let [only] = parts {
+        return span(only.id());
+    }
+    let span = span(None);
+    for part in parts {
+        span.follows_from(part);
+    }
+    span
 }
 
 /// A text is written, from its first step to its last.

@@ -22,5 +22,6 @@ mod schedule;
 mod setup;
 #[cfg(feature = "tls")]
 mod tls;
+mod together;
 #[cfg(feature = "otlp")]
 mod traces;

@@ -1,5 +1,6 @@
 //! Python's clients and ONNX Runtime's library, from PyPI, in a virtual environment below `target`.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -58,4 +59,18 @@ pub(crate) fn run_script(python: &Path, script: &str, args: &[&str]) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     assert!(output.status.success(), "{}\n{}", text(&output.stdout), text(&output.stderr));
     text(&output.stdout)
+}
+
+/// Has schemathesis make up requests to the server at `address`, with these arguments besides: no answer may be a 5xx, or other than
+/// the server's OpenAPI document says.
+pub(crate) fn schemathesis(python: &Path, address: SocketAddr, args: &[&str]) {
+    let mut command = Command::new(python.with_file_name("schemathesis"));
+    command.args(["run", &format!("http://{address}/openapi.json")]).args(args);
+    command.args(["--checks", "not_a_server_error,status_code_conformance,content_type_conformance"]);
+    command.args(["--phases", "examples,coverage,fuzzing", "--max-examples", "20", "--seed", "1", "--no-color"]);
+    // Its reports and its examples stay below target.
+    command.current_dir(env!("CARGO_TARGET_TMPDIR"));
+    let output = command.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
 }

@@ -28,6 +28,12 @@ pub(super) fn rows(workspace: &Workspace, options: &Options) -> Result<Vec<Value
     if let Some(folder) = workspace.shared().map(|shared| shared.join("emoji-clip")).filter(|folder| folder.is_dir()) {
         command.arg("--text-model").arg(folder);
     }
+    if let Some(folder) = std::env::var_os(super::decode::FOLDER).map(PathBuf::from) {
+        if !folder.join("model.onnx").is_file() {
+            return Err(Error::Failed(format!("{} has no model.onnx", folder.display())));
+        }
+        command.arg("--writer").arg(folder);
+    }
     let mut value = measured("the load on lenslet-server", &mut command)?;
     match value["rows"].take() {
         Value::Array(rows) => Ok(rows),

@@ -146,6 +146,11 @@ pub(crate) const MAX_STRETCH: usize = 1024;
 /// Elements of the accumulator block at most.
 const MAX_ACCUMULATORS: usize = 48 << 10;
 
+/// Rows up to which columns are read in longer stretches; up to here, each row is added up in the same order.
+pub(crate) const fn few_rows(mr: usize) -> usize {
+    2 * mr
+}
+
 /// Chooses blocks for `m` x `n` outputs, given the tile and the threads.
 fn blocking(m: usize, n: usize, mr: usize, nr: usize, threads: usize) -> Blocking {
     let (row_panels, column_panels) = (m.div_ceil(mr).max(1), n.div_ceil(nr).max(1));
@@ -212,7 +217,7 @@ pub(crate) fn multiply_blocks<T: Number>(
     let column_panels = n.div_ceil(nr);
     let (row_blocks, column_blocks) = (row_panels.count.div_ceil(block.rows), column_panels.div_ceil(block.columns));
     // With few rows a panel is used up at once; reading columns in longer stretches then suits memory better.
-    let panel = if m <= 2 * mr { 8 * PANEL } else { PANEL };
+    let panel = if m <= few_rows(mr) { 8 * PANEL } else { PANEL };
     let stretches = k.div_ceil((panel / (nr * size_of::<T>())).min(MAX_STRETCH)).max(1);
     let stretch = k.div_ceil(stretches).next_multiple_of(T::STEP);
     let together = b.together(block.columns).clamp(1, block.columns);

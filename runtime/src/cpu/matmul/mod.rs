@@ -99,6 +99,11 @@ fn packed_columns<'a, S: Widen + 'a>(
     })
 }
 
+/// Rows up to which a product with a constant makes each as it would alone, bit for bit.
+pub(crate) fn rows_alike(cpu: &Cpu) -> usize {
+    driver::few_rows(cpu.kernels().f32.mr)
+}
+
 /// Packs the weight matrix `b` of `op`; see [`Cpu::ahead`].
 pub(crate) fn pack_ahead(cpu: &Cpu, op: &MatMul, b: TensorView<'_>) -> bool {
     match b.dtype {

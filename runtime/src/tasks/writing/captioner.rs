@@ -38,6 +38,11 @@ impl Captioner {
         Ok(self.writer.settings.generation.sampling(0)?)
     }
 
+    /// The decoder behind its texts.
+    pub fn decoder(&self) -> &Decoder {
+        &self.writer.decoder
+    }
+
     /// `gpu` or `cpu`.
     pub fn device(&self) -> &'static str {
         self.writer.decoder.device()

@@ -1,7 +1,9 @@
 //! A text while it is written.
 
+use std::sync::Arc;
+
 use super::{Pieces, WritingError};
-use crate::generate::{BeamGeneration, Finish, Generation, Hypothesis, State};
+use crate::generate::{BeamGeneration, Finish, Generation, Hypothesis, SharedSteps, State};
 
 /// How many tokens a text took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -76,6 +78,14 @@ impl<'d> TextStream<'d> {
         let usage = Usage { prompt_tokens, completion_tokens: written.len() };
         let done = pieces.stopped();
         TextStream { source, pieces, tokens: written, usage, done }
+    }
+
+    /// From now on leaves each step on `shared`, to be taken with those of others ([`Generation::share`]). Beam search goes on by
+    /// itself.
+    pub fn share_steps(&mut self, shared: &Arc<SharedSteps>) {
+        if let Source::Steps(generation) = &mut self.source {
+            generation.share(shared);
+        }
     }
 
     /// The next piece of text, never empty and never half a character, or `None` at the end. Where beam search looks for the

@@ -35,6 +35,11 @@ impl TextGenerator {
         Ok(self.writer.settings.generation.sampling(0)?)
     }
 
+    /// The decoder behind its texts.
+    pub fn decoder(&self) -> &Decoder {
+        &self.writer.decoder
+    }
+
     /// `gpu` or `cpu`.
     pub fn device(&self) -> &'static str {
         self.writer.decoder.device()

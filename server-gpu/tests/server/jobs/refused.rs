@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::nats::Nats;
 use super::{PATH, ended, submit, until};
 use crate::http::{get, post, send};
-use crate::python::python;
+use crate::python::{python, schemathesis};
 use crate::setup::{block_on, data_url, picture, shared, start};
 
 #[test]
@@ -238,13 +238,6 @@ fn what_schemathesis_makes_up_of_jobs_gets_no_5xx() {
     let (Some(nats), Some(python)) = (Nats::start("schemathesis"), python()) else { return };
     let server = block_on(start(nats.config()));
     let worker = block_on(async { Worker::start(server.app().clone()).unwrap() });
-    let mut command = Command::new(python.with_file_name("schemathesis"));
-    command.args(["run", &format!("http://{}/openapi.json", server.address()), "--include-path-regex", "^/v1/jobs"]);
-    command.args(["--checks", "not_a_server_error,status_code_conformance,content_type_conformance"]);
-    command.args(["--phases", "examples,coverage,fuzzing", "--max-examples", "20", "--seed", "1", "--no-color"]);
-    command.current_dir(env!("CARGO_TARGET_TMPDIR"));
-    let output = command.output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    schemathesis(python, server.address(), &["--include-path-regex", "^/v1/jobs"]);
     block_on(worker.drain());
 }

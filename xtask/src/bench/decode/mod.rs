@@ -18,7 +18,7 @@ use browser::Browser;
 use native::Native;
 
 /// Names the folder of SmolLM2-135M-Instruct with `model_quantized.onnx`, as the test material's recipe makes it.
-const FOLDER: &str = "LENSLET_SMOLLM2";
+pub(super) const FOLDER: &str = "LENSLET_SMOLLM2";
 const FILE: &str = "model_quantized.onnx";
 /// Tokens of one measurement.
 const NEW_TOKENS: usize = 64;
