@@ -66,36 +66,35 @@ impl Call<'_> {
             Binary::Sub => self.map(a, b, outputs, |a: f32, b: f32| a - b),
             Binary::Mul => self.map(a, b, outputs, |a: f32, b: f32| a * b),
             Binary::Div => self.map(a, b, outputs, |a: f32, b: f32| a / b),
-            Binary::Mod => self.map(a, b, outputs, |a: f32, b: f32| {
-                let r = a % b;
-                if r != 0.0 && (r < 0.0) != (b < 0.0) { r + b } else { r }
-            }),
-            Binary::Fmod => self.map(a, b, outputs, |a: f32, b: f32| a % b),
             // NaN of either operand stays, as in NumPy.
             Binary::Min => self.map(a, b, outputs, |a: f32, b: f32| if a < b || a.is_nan() { a } else { b }),
             Binary::Max => self.map(a, b, outputs, |a: f32, b: f32| if a > b || a.is_nan() { a } else { b }),
-            Binary::Pow => self.map(a, b, outputs, |a: f32, b: f32| a.powf(b)),
+            Binary::Mod => self.map::<f32, f32>(a, b, outputs, floor_remainder as fn(_, _) -> _),
+            Binary::Fmod => self.map::<f32, f32>(a, b, outputs, (|a, b| a % b) as fn(_, _) -> _),
+            Binary::Pow => self.map::<f32, f32>(a, b, outputs, f32::powf as fn(_, _) -> _),
             _ => self.compare::<f32>(a, b, outputs),
         }
     }
 
+    /// One loop for all comparisons of a type, which calls a pointer: these loops are many, and masks small.
     fn compare<T: Element>(
         &self,
         a: TensorView<'_>,
         b: TensorView<'_>,
         outputs: &mut [TensorViewMut<'_>],
     ) -> Result<(), KernelError> {
-        match self.binary {
-            Binary::Equal => self.map(a, b, outputs, |a: T, b: T| Bool::from(a == b)),
-            Binary::Less => self.map(a, b, outputs, |a: T, b: T| Bool::from(a < b)),
-            Binary::LessOrEqual => self.map(a, b, outputs, |a: T, b: T| Bool::from(a <= b)),
-            // The mirror images share their loops.
-            Binary::Greater => self.map(b, a, outputs, |b: T, a: T| Bool::from(b < a)),
-            Binary::GreaterOrEqual => self.map(b, a, outputs, |b: T, a: T| Bool::from(b <= a)),
-            _ => Err(KernelError::unsupported_type("cpu", self.op, T::DTYPE)),
-        }
+        let function: fn(T, T) -> Bool = match self.binary {
+            Binary::Equal => |a, b| Bool::from(a == b),
+            Binary::Less => |a, b| Bool::from(a < b),
+            Binary::LessOrEqual => |a, b| Bool::from(a <= b),
+            Binary::Greater => |a, b| Bool::from(a > b),
+            Binary::GreaterOrEqual => |a, b| Bool::from(a >= b),
+            _ => return Err(KernelError::unsupported_type("cpu", self.op, T::DTYPE)),
+        };
+        self.map(a, b, outputs, function)
     }
 
+    /// As [`Call::compare`]: whole numbers are sizes and positions, a few at a time.
     fn integers<T: Integer>(
         &self,
         a: TensorView<'_>,
@@ -106,24 +105,37 @@ impl Call<'_> {
         if divides && !a.is_empty() && b.as_slice::<T>()?.contains(&T::ZERO) {
             return Err(KernelError::OutOfRange(format!("{}: division of a whole number by zero", self.op)));
         }
-        match self.binary {
-            Binary::Add => self.map(a, b, outputs, |a: T, b: T| a.add(b)),
-            Binary::Sub => self.map(a, b, outputs, |a: T, b: T| a.subtract(b)),
-            Binary::Mul => self.map(a, b, outputs, |a: T, b: T| a.multiply(b)),
-            Binary::Div => self.map(a, b, outputs, |a: T, b: T| a.divide(b)),
-            Binary::Mod => self.map(a, b, outputs, |a: T, b: T| {
+        let logical: fn(T, T) -> Bool = match self.binary {
+            Binary::And => |a, b| Bool::from(a != T::ZERO && b != T::ZERO),
+            Binary::Or => |a, b| Bool::from(a != T::ZERO || b != T::ZERO),
+            Binary::Xor => |a, b| Bool::from((a != T::ZERO) != (b != T::ZERO)),
+            _ => return self.arithmetic::<T>(a, b, outputs),
+        };
+        self.map(a, b, outputs, logical)
+    }
+
+    fn arithmetic<T: Integer>(
+        &self,
+        a: TensorView<'_>,
+        b: TensorView<'_>,
+        outputs: &mut [TensorViewMut<'_>],
+    ) -> Result<(), KernelError> {
+        let function: fn(T, T) -> T = match self.binary {
+            Binary::Add => T::add,
+            Binary::Sub => T::subtract,
+            Binary::Mul => T::multiply,
+            Binary::Div => T::divide,
+            Binary::Mod => |a, b| {
                 let r = a.remainder(b);
                 if r != T::ZERO && (r < T::ZERO) != (b < T::ZERO) { r.add(b) } else { r }
-            }),
-            Binary::Fmod => self.map(a, b, outputs, |a: T, b: T| a.remainder(b)),
-            Binary::Min => self.map(a, b, outputs, |a: T, b: T| if a < b { a } else { b }),
-            Binary::Max => self.map(a, b, outputs, |a: T, b: T| if a > b { a } else { b }),
-            Binary::Pow => self.map(a, b, outputs, integer_power::<T>),
-            Binary::And => self.map(a, b, outputs, |a: T, b: T| Bool::from(a != T::ZERO && b != T::ZERO)),
-            Binary::Or => self.map(a, b, outputs, |a: T, b: T| Bool::from(a != T::ZERO || b != T::ZERO)),
-            Binary::Xor => self.map(a, b, outputs, |a: T, b: T| Bool::from((a != T::ZERO) != (b != T::ZERO))),
-            _ => self.compare::<T>(a, b, outputs),
-        }
+            },
+            Binary::Fmod => T::remainder,
+            Binary::Min => |a, b| if a < b { a } else { b },
+            Binary::Max => |a, b| if a > b { a } else { b },
+            Binary::Pow => integer_power::<T>,
+            _ => return self.compare::<T>(a, b, outputs),
+        };
+        self.map(a, b, outputs, function)
     }
 
     /// Every element by `f`: one vectorisable loop for each way the innermost loop can step.
@@ -173,6 +185,12 @@ impl Call<'_> {
         });
         Ok(())
     }
+}
+
+/// What is left of `a`, with the sign of `b`.
+fn floor_remainder(a: f32, b: f32) -> f32 {
+    let r = a % b;
+    if r != 0.0 && (r < 0.0) != (b < 0.0) { r + b } else { r }
 }
 
 /// a ^ b in the type of a. Almost always the exponent is one constant, so the usual ones have loops without `powf`;

@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use super::{ByteKernel, Kernel, PairKernels, portable};
+use super::{ByteKernel, Kernel, PairKernels};
 #[cfg(target_arch = "x86_64")]
 use super::{avx_vnni, avx2, avx512};
 #[cfg(target_arch = "aarch64")]
@@ -72,10 +72,15 @@ fn detect() -> Vec<Kernels> {
         }
         found.push(level("simd128", None, None));
     }
-    let level = |name, bytes| Kernels { name, f32: &portable::F32, wide: &portable::I16, bytes, pairs: None };
-    found.push(level("portable", None));
-    // The portable tiles of bytes are for machines that have no others to test the callers with.
-    found.push(level("portable-bytes", Some(&portable::BYTES)));
+    // Not in modules with SIMD, which have levels that run anywhere, and for which size matters.
+    #[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
+    {
+        use super::portable;
+        let level = |name, bytes| Kernels { name, f32: &portable::F32, wide: &portable::I16, bytes, pairs: None };
+        found.push(level("portable", None));
+        // The portable tiles of bytes are for machines that have no others to test the callers with.
+        found.push(level("portable-bytes", Some(&portable::BYTES)));
+    }
     found
 }
 
