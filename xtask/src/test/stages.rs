@@ -276,7 +276,7 @@ pub(super) const STAGES: &[Stage] = &[
     },
     Stage {
         name: "pictures-wasm",
-        about: "photographs and captions through the npm package on WASM, decoded by Chromium",
+        about: "photographs, captions and answers through the npm package on WASM, decoded by Chromium",
         quick: false,
         needs: &["build-web"],
         requires: PICTURES_PAGE,
@@ -285,7 +285,7 @@ pub(super) const STAGES: &[Stage] = &[
     },
     Stage {
         name: "pictures-webgpu",
-        about: "photographs and captions through the npm package on WebGPU, decoded by Chromium",
+        about: "photographs, captions and answers through the npm package on WebGPU, decoded by Chromium",
         quick: false,
         needs: &["build-web"],
         requires: PICTURES_PAGE,

@@ -32,8 +32,8 @@ pub(crate) fn run(
         DType::F32 => call.floats(a, b, outputs),
         DType::I64 => call.integers::<i64>(a, b, outputs),
         DType::I32 => call.integers::<i32>(a, b, outputs),
-        DType::U8 => call.integers::<u8>(a, b, outputs),
-        DType::I8 => call.integers::<i8>(a, b, outputs),
+        DType::U8 => call.bytes::<u8>(a, b, outputs),
+        DType::I8 => call.bytes::<i8>(a, b, outputs),
         DType::Bool => match binary {
             Binary::Equal => call.map(a, b, outputs, |a: Bool, b: Bool| Bool::from((a.0 != 0) == (b.0 != 0))),
             Binary::And => call.map(a, b, outputs, |a: Bool, b: Bool| Bool::from(a.0 != 0 && b.0 != 0)),
@@ -102,19 +102,13 @@ impl Call<'_> {
         b: TensorView<'_>,
         outputs: &mut [TensorViewMut<'_>],
     ) -> Result<(), KernelError> {
-        let divides = matches!(self.binary, Binary::Div | Binary::Mod | Binary::Fmod);
-        if divides && !a.is_empty() && b.as_slice::<T>()?.contains(&T::ZERO) {
-            return Err(KernelError::OutOfRange(format!("{}: division of a whole number by zero", self.op)));
-        }
+        self.check_divisors::<T>(a, b)?;
         match self.binary {
             Binary::Add => self.map(a, b, outputs, |a: T, b: T| a.add(b)),
             Binary::Sub => self.map(a, b, outputs, |a: T, b: T| a.subtract(b)),
             Binary::Mul => self.map(a, b, outputs, |a: T, b: T| a.multiply(b)),
             Binary::Div => self.map(a, b, outputs, |a: T, b: T| a.divide(b)),
-            Binary::Mod => self.map(a, b, outputs, |a: T, b: T| {
-                let r = a.remainder(b);
-                if r != T::ZERO && (r < T::ZERO) != (b < T::ZERO) { r.add(b) } else { r }
-            }),
+            Binary::Mod => self.map(a, b, outputs, modulo::<T>),
             Binary::Fmod => self.map(a, b, outputs, |a: T, b: T| a.remainder(b)),
             Binary::Min => self.map(a, b, outputs, |a: T, b: T| if a < b { a } else { b }),
             Binary::Max => self.map(a, b, outputs, |a: T, b: T| if a > b { a } else { b }),
@@ -124,6 +118,52 @@ impl Call<'_> {
             Binary::Xor => self.map(a, b, outputs, |a: T, b: T| Bool::from((a != T::ZERO) != (b != T::ZERO))),
             _ => self.compare::<T>(a, b, outputs),
         }
+    }
+
+    /// Bytes by the functions of wider numbers, whose low bits are the same. Graphs compute with bytes in products and hardly ever
+    /// here: one loop for all functions is enough, where a set of loops for each would be 80 KB of a page's module.
+    fn bytes<T: Integer>(
+        &self,
+        a: TensorView<'_>,
+        b: TensorView<'_>,
+        outputs: &mut [TensorViewMut<'_>],
+    ) -> Result<(), KernelError> {
+        self.check_divisors::<T>(a, b)?;
+        let truth: fn(i64, i64) -> bool = match self.binary {
+            Binary::Equal => |a, b| a == b,
+            Binary::Less => |a, b| a < b,
+            Binary::LessOrEqual => |a, b| a <= b,
+            Binary::Greater => |a, b| a > b,
+            Binary::GreaterOrEqual => |a, b| a >= b,
+            Binary::And => |a, b| a != 0 && b != 0,
+            Binary::Or => |a, b| a != 0 || b != 0,
+            Binary::Xor => |a, b| (a != 0) != (b != 0),
+            _ => {
+                let number: fn(i64, i64) -> i64 = match self.binary {
+                    Binary::Add => |a, b| a + b,
+                    Binary::Sub => |a, b| a - b,
+                    Binary::Mul => |a, b| a * b,
+                    Binary::Div => |a, b| a / b,
+                    Binary::Mod => modulo::<i64>,
+                    Binary::Fmod => |a, b| a % b,
+                    Binary::Min => |a, b| a.min(b),
+                    Binary::Max => |a, b| a.max(b),
+                    Binary::Pow => integer_power::<i64>,
+                    _ => return Err(KernelError::unsupported_type("cpu", self.op, T::DTYPE)),
+                };
+                return self.map(a, b, outputs, |a: T, b: T| T::from_i64(number(a.to_i64(), b.to_i64())));
+            }
+        };
+        self.map(a, b, outputs, |a: T, b: T| Bool::from(truth(a.to_i64(), b.to_i64())))
+    }
+
+    /// Whole numbers cannot be divided by zero.
+    fn check_divisors<T: Integer>(&self, a: TensorView<'_>, b: TensorView<'_>) -> Result<(), KernelError> {
+        let divides = matches!(self.binary, Binary::Div | Binary::Mod | Binary::Fmod);
+        if divides && !a.is_empty() && b.as_slice::<T>()?.contains(&T::ZERO) {
+            return Err(KernelError::OutOfRange(format!("{}: division of a whole number by zero", self.op)));
+        }
+        Ok(())
     }
 
     /// Every element by `f`: one vectorisable loop for each way the innermost loop can step.
@@ -203,8 +243,8 @@ fn power(
             DType::F32 => call.floats(a, b, outputs),
             DType::I64 => call.integers::<i64>(a, b, outputs),
             DType::I32 => call.integers::<i32>(a, b, outputs),
-            DType::U8 => call.integers::<u8>(a, b, outputs),
-            DType::I8 => call.integers::<i8>(a, b, outputs),
+            DType::U8 => call.bytes::<u8>(a, b, outputs),
+            DType::I8 => call.bytes::<i8>(a, b, outputs),
             other => Err(KernelError::unsupported_type("cpu", op, other)),
         };
     }
@@ -247,6 +287,12 @@ fn exponent(op: &'static str, b: TensorView<'_>, i: usize) -> Result<f64, Kernel
         DType::I8 => b.as_slice::<i8>()?[i] as f64,
         DType::Bool => return Err(KernelError::unsupported_type("cpu", op, DType::Bool)),
     })
+}
+
+/// The remainder with the divisor's sign.
+fn modulo<T: Integer>(a: T, b: T) -> T {
+    let r = a.remainder(b);
+    if r != T::ZERO && (r < T::ZERO) != (b < T::ZERO) { r.add(b) } else { r }
 }
 
 /// By squaring, wrapping; a negative exponent gives 0 unless the base is 1 or -1.
@@ -337,6 +383,44 @@ mod tests {
         assert!(matches!(binary(Binary::Div, &a, &zero, DType::I64, &[5]), Err(KernelError::OutOfRange(_))));
         let e = Tensor::vector(&[2i64, 3, 0, -1, 1]);
         assert_eq!(values::<i64>(&binary(Binary::Pow, &a, &e, DType::I64, &[5]).unwrap()), [49, -343, 1, 0, i64::MIN]);
+    }
+
+    /// What bytes give is what their own wrapping arithmetic gives, for every pair.
+    #[test]
+    fn bytes_wrap_as_bytes_do() {
+        let all: Vec<i8> = (i8::MIN..=i8::MAX).collect();
+        let divisors: Vec<i8> = all.iter().copied().filter(|b| *b != 0).collect();
+        let of = |op, b: &[i8], dtype| {
+            let (a, b) = (Tensor::from_slice(&[256, 1], &all).unwrap(), Tensor::vector(b));
+            binary(op, &a, &b, dtype, &[256, b.len()]).unwrap()
+        };
+        let each = |b: &[i8], f: fn(i8, i8) -> i8| {
+            all.iter().flat_map(|&a| b.iter().map(move |&b| f(a, b)).collect::<Vec<_>>()).collect::<Vec<_>>()
+        };
+        let arithmetic: [(Binary, fn(i8, i8) -> i8); 5] = [
+            (Binary::Add, i8::wrapping_add),
+            (Binary::Sub, i8::wrapping_sub),
+            (Binary::Mul, i8::wrapping_mul),
+            (Binary::Min, i8::min),
+            (Binary::Max, i8::max),
+        ];
+        for (op, f) in arithmetic {
+            assert_eq!(values::<i8>(&of(op, &all, DType::I8)), each(&all, f), "{op:?}");
+        }
+        assert_eq!(values::<i8>(&of(Binary::Div, &divisors, DType::I8)), each(&divisors, i8::wrapping_div));
+        assert_eq!(values::<i8>(&of(Binary::Fmod, &divisors, DType::I8)), each(&divisors, i8::wrapping_rem));
+        let powers: Vec<i8> = (0..=i8::MAX).collect();
+        let power = |a: i8, e: i8| a.wrapping_pow(e as u32);
+        assert_eq!(values::<i8>(&of(Binary::Pow, &powers, DType::I8)), each(&powers, power));
+        let less = values::<Bool>(&of(Binary::Less, &all, DType::Bool)).iter().map(|v| v.0 as i8).collect::<Vec<_>>();
+        assert_eq!(less, each(&all, |a, b| i8::from(a < b)));
+
+        let (a, b) = (Tensor::vector(&[3u8, 200, 7]), Tensor::vector(&[5u8, 100, 4]));
+        let of = |op| values::<u8>(&binary(op, &a, &b, DType::U8, &[3]).unwrap());
+        assert_eq!(of(Binary::Sub), [254, 100, 3]);
+        assert_eq!(of(Binary::Add), [8, 44, 11]);
+        assert_eq!(of(Binary::Mod), [3, 0, 3]);
+        assert!(binary(Binary::Div, &a, &Tensor::scalar(0u8), DType::U8, &[3]).is_err());
     }
 
     #[test]
