@@ -177,7 +177,10 @@ impl Shared {
         self.reachable.store(true, Ordering::Relaxed);
         let retention = Duration::from_secs_f64(self.settings.retention_s);
         let config = consumer(&self.settings);
-        let index = Index::open(&config, &self.name("index"), retention, self.reachable.clone())?;
+        let mut whole = config.clone();
+        // Where its beginning is deleted while somebody reads there, what is left is what there is.
+        whole.set("auto.offset.reset", "earliest");
+        let index = Index::open(&whole, &self.name("index"), retention, self.reachable.clone())?;
         let blobs = Blobs::open(&config, &self.name("blobs"))?;
         let _ = self.opened.set(Opened { index, blobs });
         Ok(())
