@@ -394,10 +394,11 @@ mod tests {
             let (a, b) = (Tensor::from_slice(&[256, 1], &all).unwrap(), Tensor::vector(b));
             binary(op, &a, &b, dtype, &[256, b.len()]).unwrap()
         };
-        let each = |b: &[i8], f: fn(i8, i8) -> i8| {
+        type OfBytes = fn(i8, i8) -> i8;
+        let each = |b: &[i8], f: OfBytes| {
             all.iter().flat_map(|&a| b.iter().map(move |&b| f(a, b)).collect::<Vec<_>>()).collect::<Vec<_>>()
         };
-        let arithmetic: [(Binary, fn(i8, i8) -> i8); 5] = [
+        let arithmetic: [(Binary, OfBytes); 5] = [
             (Binary::Add, i8::wrapping_add),
             (Binary::Sub, i8::wrapping_sub),
             (Binary::Mul, i8::wrapping_mul),
