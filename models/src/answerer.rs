@@ -1,10 +1,10 @@
 //! From a model folder to an answerer that runs.
 
 use lenslet::onnx::ImportOptions;
-use lenslet::tasks::writing::{Answerer, WritingFiles};
+use lenslet::tasks::writing::Answerer;
 use lenslet::{Session, SessionOptions};
 
-use crate::folder::{FolderError, ModelFolder, Precision};
+use crate::folder::{ModelFolder, Precision};
 use crate::writing::{Beside, WriterError, decoder, graph_error};
 
 const TASK: &str = "answer questions about pictures";
@@ -35,23 +35,5 @@ pub fn load_answerer(
         let host = SessionOptions { gpu: None, ..options.clone() };
         decoder = decoder.embed_with(open(&table, &host)?).map_err(|e| WriterError::Writing(e.into()))?;
     }
-    let beside = Beside::read(folder)?;
-    let files = beside.files();
-    let template = match files.chat_template {
-        Some(_) => None,
-        None => template_in_json(folder)?,
-    };
-    let chat_template = files.chat_template.or(template.as_deref().map(str::as_bytes));
-    Ok(Answerer::new(encoder, decoder, &WritingFiles { chat_template, ..files })?)
-}
-
-/// The template where processors of older versions wrote it: `chat_template.json`.
-fn template_in_json(folder: &ModelFolder) -> Result<Option<String>, FolderError> {
-    const FILE: &str = "chat_template.json";
-    let Some(bytes) = folder.optional(FILE)? else { return Ok(None) };
-    let json: serde_json::Value = serde_json::from_slice(&bytes).map_err(|error| FolderError::Config {
-        path: folder.path().to_owned(),
-        source: lenslet::tasks::config::ConfigError::Parse { file: FILE, detail: error.to_string() },
-    })?;
-    Ok(json.get("chat_template").and_then(|t| t.as_str()).map(str::to_owned))
+    Ok(Answerer::new(encoder, decoder, &Beside::read(folder)?.files())?)
 }

@@ -59,6 +59,7 @@ pub struct Beside {
     tokenizer_config: Option<Vec<u8>>,
     special_tokens: Option<Vec<u8>>,
     chat_template: Option<Vec<u8>>,
+    chat_template_json: Option<Vec<u8>>,
     preprocessor: Option<Vec<u8>>,
 }
 
@@ -75,6 +76,7 @@ impl Beside {
             tokenizer_config: folder.optional("tokenizer_config.json")?,
             special_tokens: folder.optional("special_tokens_map.json")?,
             chat_template: folder.optional("chat_template.jinja")?,
+            chat_template_json: folder.optional("chat_template.json")?,
             preprocessor: folder.optional("preprocessor_config.json")?,
         })
     }
@@ -88,6 +90,7 @@ impl Beside {
             tokenizer_config: self.tokenizer_config.as_deref(),
             special_tokens: self.special_tokens.as_deref(),
             chat_template: self.chat_template.as_deref(),
+            chat_template_json: self.chat_template_json.as_deref(),
             preprocessor: self.preprocessor.as_deref(),
         }
     }

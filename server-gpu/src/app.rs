@@ -133,7 +133,8 @@ impl App {
     /// No queue is named, or the server is still starting.
     pub fn jobs(&self) -> Result<&Arc<Jobs>, ServeError> {
         if !self.config.jobs.enabled() {
-            let what = "this server takes no jobs: it was started without --nats-url; ask /v1/embeddings";
+            let what =
+                "this server takes no jobs: it was started without --nats-url or --kafka-brokers; ask /v1/embeddings";
             return Err(ServeError::new(Reason::NotFound, "jobs_off", what));
         }
         self.jobs.get().ok_or_else(starting)

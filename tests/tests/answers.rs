@@ -1,11 +1,11 @@
 //! Questions about pictures, with the zoo's models, against the same steps written out.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use lenslet::generate::{Decoder, Feed, Sampling};
 use lenslet::onnx::{ImportOptions, NoExternalData};
 use lenslet::tasks::config::FolderConfig;
-use lenslet::tasks::image::{Filter, Pixels, resize};
+use lenslet::tasks::image::{Filter, Pixels, decode, resize};
 use lenslet::tasks::text::TextEncoder;
 use lenslet::tasks::writing::{Answerer, Resume, WritingFiles, WritingOptions};
 use lenslet::tensor::{Bool, Tensor};
@@ -224,6 +224,35 @@ fn unified(backend: Backend) {
     let got = ask(&model.answerer(), &picture, question).0;
     assert_eq!(got, expected, "in tiles");
     assert_eq!(ask(&model.answerer(), &picture, question).0, got, "every time");
+}
+
+/// What the npm package must answer (`tests/browser/pictures/answers.mjs`), from the same file of a picture.
+fn golden(backend: Backend) {
+    let Some(model) = Model::open(UNIFIED, backend) else { return };
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let golden: serde_json::Value = serde_json::from_slice(&read(root.join("goldens/answers.json"))).unwrap();
+    let picture = decode(&read(root.join("..").join(golden["picture"].as_str().unwrap()))).unwrap();
+    let answerer = model.answerer();
+    let answers = golden["answers"].as_array().unwrap().iter().map(|entry| {
+        pollster::block_on(async {
+            let question = entry["question"].as_str().unwrap();
+            let mut stream = answerer.ask(&picture, question, &asked()).await.unwrap();
+            let text = stream.rest().await.unwrap();
+            serde_json::json!({ "question": question, "text": text, "promptTokens": stream.usage().prompt_tokens })
+        })
+    });
+    assert_eq!(serde_json::Value::Array(answers.collect()), golden["answers"]);
+    assert_eq!(answerer.work().pictures_encoded, 1);
+}
+
+#[test]
+fn the_page_has_the_cpus_answers() {
+    golden(Backend::Cpu);
+}
+
+#[test]
+fn the_page_has_the_gpus_answers() {
+    golden(Backend::Gpu);
 }
 
 #[test]

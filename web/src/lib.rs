@@ -19,7 +19,7 @@ mod writing;
 pub use index::IndexHandle;
 pub use tower::DualTowerHandle;
 use wasm_bindgen::prelude::wasm_bindgen;
-pub use writing::{CaptionerHandle, TextGeneratorHandle, TextStreamHandle};
+pub use writing::{AnswererHandle, CaptionerHandle, TextGeneratorHandle, TextStreamHandle};
 
 #[wasm_bindgen]
 extern "C" {

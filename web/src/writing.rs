@@ -1,12 +1,16 @@
-//! Models that write: what the captioner and the text generator have in common.
+//! Models that write: what captioner, answerer and text generator have in common.
 
+mod answerer;
 mod captioner;
 mod stream;
 mod text_generator;
 
+pub use answerer::AnswererHandle;
 pub use captioner::CaptionerHandle;
 use lenslet::generate::{Decoder, Sampling};
+use lenslet::onnx::ImportOptions;
 use lenslet::tasks::writing::{Resume, WritingFiles, WritingOptions};
+use lenslet::{Session, SessionOptions};
 pub use stream::TextStreamHandle;
 pub use text_generator::TextGeneratorHandle;
 use wasm_bindgen::JsValue;
@@ -23,18 +27,19 @@ struct Loaded<M> {
 }
 
 /// The names of the files beside the graphs, in the order of the fields of [`WritingFiles`].
-const NAMES: [&str; 7] = [
+const NAMES: [&str; 8] = [
     "config.json",
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "chat_template.jinja",
+    "chat_template.json",
     "preprocessor_config.json",
 ];
 
 /// The configuration of a model's folder.
-struct Configuration([Option<Vec<u8>>; 7]);
+struct Configuration([Option<Vec<u8>>; 8]);
 
 impl Configuration {
     fn read(files: &Files) -> Self {
@@ -42,12 +47,42 @@ impl Configuration {
     }
 
     fn files(&self) -> Result<WritingFiles<'_>, WebError> {
-        let [model, generation, tokenizer, tokenizer_config, special_tokens, chat_template, preprocessor] =
-            self.0.each_ref().map(|bytes| bytes.as_deref());
+        let [
+            model,
+            generation,
+            tokenizer,
+            tokenizer_config,
+            special_tokens,
+            chat_template,
+            chat_template_json,
+            preprocessor,
+        ] = self.0.each_ref().map(|bytes| bytes.as_deref());
         let tokenizer =
             tokenizer.ok_or_else(|| WebError::load("not_found", "the model's folder has no tokenizer.json"))?;
-        Ok(WritingFiles { model, generation, tokenizer, tokenizer_config, special_tokens, chat_template, preprocessor })
+        Ok(WritingFiles {
+            model,
+            generation,
+            tokenizer,
+            tokenizer_config,
+            special_tokens,
+            chat_template,
+            chat_template_json,
+            preprocessor,
+        })
     }
+}
+
+/// The one graph among those of these stems that is there.
+fn session(files: &mut Files, stems: &[&str], options: SessionOptions) -> Result<Session, WebError> {
+    for stem in stems {
+        if let Some(name) = files.graph(stem)? {
+            let file = files.model(&name)?;
+            return Session::from_onnx(file.graph(), &file, &ImportOptions::default(), options)
+                .map_err(|error| WebError::from(error).in_file(&name));
+        }
+    }
+    let missing = format!("the model's folder has no {}.onnx", stems.join(".onnx and no "));
+    Err(WebError::load("not_found", missing))
 }
 
 /// Reads the decoder: a merged one, two graphs, or one that takes any past, in this order.

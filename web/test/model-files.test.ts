@@ -262,6 +262,43 @@ test("a captioner's graphs are its encoder and one form of its decoder", async (
   ]);
 });
 
+test("an answerer's graphs are an encoder, one form of its decoder, and a table for a decoder of embeddings", async () => {
+  const graphs = ["vision_encoder", "embed_tokens", "decoder_model_merged", "model"];
+  const paths = graphs.flatMap((stem) => [`onnx/${stem}.onnx`, `onnx/${stem}_q4f16.onnx`]);
+  const entries = [...paths, "chat_template.json"].map((path) => ({ path, bytes: 1, sha256: "" }));
+  const chosen = (list: typeof entries, variant?: string) =>
+    selectFiles(list, "answerer", variant).map(({ path }) => path);
+  assert.deepEqual(chosen(entries, "q4f16"), [
+    "onnx/vision_encoder_q4f16.onnx",
+    "onnx/embed_tokens_q4f16.onnx",
+    "onnx/decoder_model_merged_q4f16.onnx",
+    "chat_template.json",
+  ]);
+  assert.throws(() => chosen(entries, "q8"), kind("no_such_variant"));
+
+  const files = {
+    "preprocessor_config.json": text("{}"),
+    "tokenizer.json": text("{}"),
+    "chat_template.json": text("{}"),
+    "onnx/encoder_model.onnx": text("encoder"),
+    "onnx/decoder_model_merged.onnx": text("decoder"),
+  };
+  const names = async (present: Record<string, Uint8Array<ArrayBuffer>>) => {
+    const { fetch } = server(present);
+    const got = await fetchModel(folder, "answerer", undefined, { meter: meter(), fetch });
+    return got.map(({ name }) => name).sort();
+  };
+  assert.deepEqual(await names(files), [
+    "chat_template.json",
+    "onnx/decoder_model_merged.onnx",
+    "onnx/encoder_model.onnx",
+    "preprocessor_config.json",
+    "tokenizer.json",
+  ]);
+  const { "onnx/encoder_model.onnx": _, ...blind } = files;
+  await assert.rejects(names(blind), kind("not_found"));
+});
+
 test("a text generator needs no picture settings, and takes its chat template along", async () => {
   const { fetch } = server({
     "tokenizer.json": text("{}"),

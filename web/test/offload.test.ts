@@ -307,6 +307,20 @@ test("a caption that is cut goes on at another server", async () => {
   assert.deepEqual([servers.chats[1]?.max_tokens, controls.wishes.length], [9, 0]);
 });
 
+test("a question about a picture goes to the server with the picture", async () => {
+  const servers = new Servers();
+  const { controls, loadAnswerer } = bench();
+  const answerer = await loadAnswerer("auto", servers.offload());
+  const answer = await answerer.ask(cat(), "what is it?");
+  assert.deepEqual([answer.text, answer.answeredBy, controls.seen], ["a big cat", "server", 0]);
+  const url = `data:image/png;base64,${btoa("cat")}`;
+  const content = [
+    { type: "image_url", image_url: { url } },
+    { type: "text", text: "what is it?" },
+  ];
+  assert.deepEqual(servers.chats[0]?.messages, [{ role: "user", content }]);
+});
+
 test("a text that the server refuses is written here; what its interface cannot say is not asked", async () => {
   const servers = new Servers();
   const { loadGenerator } = bench();

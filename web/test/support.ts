@@ -2,6 +2,7 @@
  * Stand-ins: a worker on the same thread, and a wasm module whose "model" maps a word to an axis.
  */
 
+import { Answerer } from "../ts/answerer.js";
 import { Captioner } from "../ts/captioner.js";
 import { WorkerClient, type WorkerLike } from "../ts/client.js";
 import { DualTower } from "../ts/dual-tower.js";
@@ -13,6 +14,7 @@ import { MemoryFiles } from "../ts/private-files.js";
 import type { FromWorker, ToWorker } from "../ts/protocol.js";
 import { TextGenerator } from "../ts/text-generator.js";
 import type {
+  AnswererHandle,
   CaptionerHandle,
   ChatMessage,
   DualTowerHandle,
@@ -41,6 +43,9 @@ export interface Controls {
   /** Steps of texts, and texts that are open. */
   steps: number;
   open: number;
+  /** Pictures that answerers read, and what they were asked. */
+  seen: number;
+  questions: string[];
   /** What the writing calls asked for. */
   wishes: SentWishes[];
   /** Called before every step of a text; may throw. */
@@ -59,6 +64,8 @@ export const controls = (): Controls => ({
   freed: 0,
   steps: 0,
   open: 0,
+  seen: 0,
+  questions: [],
   wishes: [],
 });
 
@@ -155,6 +162,25 @@ export function fakeWasm(controls: Controls, fingerprint: string): Wasm {
     }
   }
 
+  /** Keeps the last picture, as the runtime does. */
+  class FakeAnswerer extends FakeModel implements AnswererHandle {
+    #kept: number | undefined;
+    async ask(
+      { rgba }: { rgba: Uint8ClampedArray },
+      question: string,
+      wishes: SentWishes,
+    ): Promise<TextStreamHandle> {
+      await controls.beforeEmbed?.();
+      controls.seen += this.#kept === rgba[0] ? 0 : 1;
+      controls.questions.push(question);
+      this.#kept = rgba[0];
+      return new FakeStream(["it ", "is ", "a ", WORDS[rgba[0] ?? 0] ?? ""], wishes);
+    }
+    forget(): void {
+      this.#kept = undefined;
+    }
+  }
+
   class FakeGenerator extends FakeModel implements TextGeneratorHandle {
     canChat(): boolean {
       return true;
@@ -223,6 +249,7 @@ export function fakeWasm(controls: Controls, fingerprint: string): Wasm {
   return {
     DualTowerHandle: loader(FakeTower),
     CaptionerHandle: loader(FakeCaptioner),
+    AnswererHandle: loader(FakeAnswerer),
     TextGeneratorHandle: loader(FakeGenerator),
     IndexHandle: {
       create: () => new FakeIndex(),
@@ -251,6 +278,8 @@ export interface Bench {
   load(device?: "auto" | Device, offload?: Offload): Promise<DualTower>;
   /** Loads the fake captioner: it says a word for each pixel's red, in two pieces. */
   loadCaptioner(device?: "auto" | Device, offload?: Offload): Promise<Captioner>;
+  /** Loads the fake answerer: it names the pixel's red, in four pieces. */
+  loadAnswerer(device?: "auto" | Device, offload?: Offload): Promise<Answerer>;
   /** Loads the fake text generator: it repeats its prompt's words. */
   loadGenerator(device?: "auto" | Device, offload?: Offload): Promise<TextGenerator>;
 }
@@ -293,6 +322,10 @@ export function bench(
     async loadCaptioner(device = "auto", offload) {
       const info = await client.call("loadCaptioner", { ...FAKE, device });
       return new Captioner({ model: "fake", info, client, offload });
+    },
+    async loadAnswerer(device = "auto", offload) {
+      const info = await client.call("loadAnswerer", { ...FAKE, device });
+      return new Answerer({ model: "fake", info, client, offload });
     },
     async loadGenerator(device = "auto", offload) {
       const info = await client.call("loadGenerator", { ...FAKE, device });

@@ -36,6 +36,46 @@ test("a picture that cannot be read fails the caption, and only that", async () 
   assert.equal((await captioner.caption(cat())).text, "a cat");
 });
 
+test("questions about a picture are answered whole or in pieces, until it is forgotten", async () => {
+  const { controls, loadAnswerer } = bench();
+  const answerer = await loadAnswerer();
+  const dog = () => new Blob(["dog"]);
+  const answer = await answerer.ask(dog(), "what is it?", { maxNewTokens: 9 });
+  assert.deepEqual([answer.text, answer.finishReason], ["it is a dog", "stop"]);
+  const pieces: string[] = [];
+  for await (const piece of answerer.stream(dog(), "and now?")) {
+    pieces.push(piece);
+  }
+  assert.deepEqual(pieces, ["it ", "is ", "a ", "dog"]);
+  assert.deepEqual([controls.seen, controls.questions], [1, ["what is it?", "and now?"]]);
+  assert.deepEqual(controls.wishes, [{ maxNewTokens: 9 }, {}]);
+  await answerer.forget();
+  await answerer.ask(dog(), "again?");
+  assert.deepEqual([controls.seen, controls.open], [2, 0]);
+
+  const controller = new AbortController();
+  await assert.rejects(async () => {
+    for await (const _ of answerer.stream(cat(), "what?", { signal: controller.signal })) {
+      controller.abort();
+    }
+  }, isAbort);
+  await soon();
+  assert.equal(controls.open, 0);
+  await assert.rejects(answerer.ask(new Blob(["?"]), "what?"), PictureError);
+  await answerer.dispose();
+  await assert.rejects(answerer.ask(cat(), "what?"), RunError);
+  await assert.rejects(answerer.forget(), RunError);
+});
+
+test("the probe of an answerer leaves no picture behind", async () => {
+  const { controls, client } = bench();
+  const args = { folder: "https://x/", model: "fake", cache: false, device: "auto", probe: true };
+  const info = await client.call("loadAnswerer", { ...args, device: "auto" });
+  assert.deepEqual(Object.keys(info.probed ?? {}), ["prompt", "token"]);
+  await client.call("ask", { picture: cat(), question: "what?", wishes: {} });
+  assert.equal(controls.seen, 2);
+});
+
 test("a text generator continues a prompt and answers in a conversation", async () => {
   const generator = await bench().loadGenerator();
   assert.equal(generator.canChat, true);

@@ -147,11 +147,17 @@ export class WorkerHost {
       return { ...info, ...known, ...(probed && { probed }) };
     },
     loadCaptioner: (args, context) => this.#writer.loadCaptioner(args, context),
+    loadAnswerer: (args, context) => this.#writer.loadAnswerer(args, context),
     loadGenerator: (args, context) => this.#writer.loadGenerator(args, context),
     caption: async ({ picture, wishes }, context) => {
       const pixels = await this.#around.decodePicture(picture);
       return this.#writer.caption(pixels, wishes, context);
     },
+    ask: async ({ picture, question, wishes }, context) => {
+      const pixels = await this.#around.decodePicture(picture);
+      return this.#writer.ask(pixels, question, wishes, context);
+    },
+    forget: (_, { signal }) => this.#writer.forget(signal),
     write: ({ prompt, wishes }, context) => this.#writer.write(prompt, wishes, context),
     nextPiece: ({ stream }, { signal }) => this.#writer.next(stream, signal),
     endStream: ({ stream }) => this.#writer.end(stream),

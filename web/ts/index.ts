@@ -1,5 +1,5 @@
 /**
- * Lenslet in the browser: find pictures by text, describe them and write, on the device that holds them.
+ * Lenslet in the browser: find pictures by text, describe them, answer questions about them and write, on the device that holds them.
  *
  * ```ts
  * const clip = await loadDualTower("photo-search", { onProgress });
@@ -9,11 +9,15 @@
  *
  * const captioner = await loadCaptioner("emoji-captioner");
  * for await (const piece of captioner.stream(file)) show(piece);
+ *
+ * const answerer = await loadAnswerer("SmolVLM-256M-Instruct");
+ * for await (const piece of answerer.stream(file, "What is this?")) show(piece);
  * ```
  *
  * @module
  */
 
+export { Answerer, loadAnswerer } from "./answerer.js";
 export { Captioner, loadCaptioner } from "./captioner.js";
 export { DualTower, type EmbedOptions, loadDualTower } from "./dual-tower.js";
 export {

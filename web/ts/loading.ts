@@ -47,7 +47,7 @@ export interface LoadOptions {
 }
 
 /** The calls that load a model. */
-type LoadCall = "load" | "loadCaptioner" | "loadGenerator";
+type LoadCall = "load" | "loadCaptioner" | "loadAnswerer" | "loadGenerator";
 
 /** A model that was loaded, and the worker that holds it. */
 export interface LoadedModel<Info> {

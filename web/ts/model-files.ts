@@ -37,7 +37,7 @@ const MANIFEST = "lenslet.json";
 const TRIES = 3;
 
 /** What a model does, which says how its files are called. */
-export type ModelKind = "dual-tower" | "captioner" | "text-generator";
+export type ModelKind = "dual-tower" | "captioner" | "answerer" | "text-generator";
 
 /** The files of a folder that has no manifest, as the common exporters name them. */
 interface Convention {
@@ -54,6 +54,7 @@ const WRITING = [
   "tokenizer_config.json",
   "special_tokens_map.json",
 ] as const;
+const TEMPLATES = ["chat_template.jinja", "chat_template.json"] as const;
 
 const CONVENTIONS: Readonly<Record<ModelKind, Convention>> = {
   "dual-tower": {
@@ -72,9 +73,16 @@ const CONVENTIONS: Readonly<Record<ModelKind, Convention>> = {
     optional: WRITING,
     graphs: DECODERS.map((decoder) => ["encoder_model", ...decoder]),
   },
+  answerer: {
+    required: ["preprocessor_config.json", "tokenizer.json"],
+    optional: [...WRITING, ...TEMPLATES],
+    graphs: [["vision_encoder", "embed_tokens"], ["encoder_model"]].flatMap((encoder) =>
+      DECODERS.map((decoder) => [...encoder, ...decoder]),
+    ),
+  },
   "text-generator": {
     required: ["tokenizer.json"],
-    optional: [...WRITING, "chat_template.jinja"],
+    optional: [...WRITING, ...TEMPLATES],
     graphs: [["model"], ...DECODERS],
   },
 };
@@ -167,7 +175,7 @@ function isEntry(value: unknown): value is ManifestEntry {
 }
 
 const GRAPH =
-  /^(?<stem>(?:.*\/)?(?:vision_model|text_model|encoder_model|decoder_model_merged|decoder_with_past_model|decoder_model|model))(?:_(?<variant>\w+))?\.onnx(?:_data.*|\.data)?$/;
+  /^(?<stem>(?:.*\/)?(?:vision_model|text_model|vision_encoder|embed_tokens|encoder_model|decoder_model_merged|decoder_with_past_model|decoder_model|model))(?:_(?<variant>\w+))?\.onnx(?:_data.*|\.data)?$/;
 
 /** Among several precisions of a graph, and no wish of the caller's, the first of these that is there. */
 const PREFERRED = ["quantized", "int8", "fp16", ""];

@@ -101,9 +101,17 @@ export interface Calls {
   save: { args: { index: number }; result: { persistent: boolean } };
   closeIndex: { args: { index: number }; result: undefined };
   loadCaptioner: { args: LoadArgs; result: WriterInfo };
+  loadAnswerer: { args: LoadArgs; result: WriterInfo };
   loadGenerator: { args: LoadArgs; result: GeneratorInfo };
   /** Begins a caption, and gives the number of its stream. */
   caption: { args: { picture: SentPicture; wishes: SentWishes }; result: { stream: number } };
+  /** Begins the answer to a question about a picture, and gives the number of its stream. */
+  ask: {
+    args: { picture: SentPicture; question: string; wishes: SentWishes };
+    result: { stream: number };
+  };
+  /** Frees what an answerer keeps of the last picture. */
+  forget: { args: Record<never, never>; result: undefined };
   /** Begins a text, and gives the number of its stream. */
   write: { args: { prompt: SentPrompt; wishes: SentWishes }; result: { stream: number } };
   /** The next piece of a stream. One without a piece is the last. */

@@ -33,6 +33,13 @@ export interface CaptionerHandle extends ModelHandle {
   caption(picture: Pixels, wishes: SentWishes): Promise<TextStreamHandle>;
 }
 
+/** An answerer. */
+export interface AnswererHandle extends ModelHandle {
+  ask(picture: Pixels, question: string, wishes: SentWishes): Promise<TextStreamHandle>;
+  /** Frees what is kept of the last picture. */
+  forget(): void;
+}
+
 /** A text generator. */
 export interface TextGeneratorHandle extends ModelHandle {
   canChat(): boolean;
@@ -126,6 +133,7 @@ export interface IndexHandle {
 export interface Wasm {
   DualTowerHandle: Loader<DualTowerHandle>;
   CaptionerHandle: Loader<CaptionerHandle>;
+  AnswererHandle: Loader<AnswererHandle>;
   TextGeneratorHandle: Loader<TextGeneratorHandle>;
   IndexHandle: {
     create(fingerprint: string, model: string, dim: number): IndexHandle;

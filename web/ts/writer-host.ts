@@ -1,5 +1,5 @@
 /**
- * The worker's end of models that write: one captioner or text generator, and the texts that it is writing.
+ * The worker's end of models that write: one captioner, answerer or text generator, and the texts that it is writing.
  */
 
 import { RunError, throwIfAborted } from "./errors.js";
@@ -8,6 +8,7 @@ import type { Work } from "./offload/policy.js";
 import type { Pixels } from "./picture.js";
 import type { GeneratorInfo, LoadArgs, SentPrompt, WriterInfo } from "./protocol.js";
 import type {
+  AnswererHandle,
   CaptionerHandle,
   ModelHandle,
   SentWishes,
@@ -19,8 +20,13 @@ import type {
 /** Holds the model and its streams. A stream goes by the number of the request that began it. */
 export class WriterHost {
   readonly #captioner: ModelSlot<CaptionerHandle>;
+  readonly #answerer: ModelSlot<AnswererHandle>;
   readonly #generator: ModelSlot<TextGeneratorHandle>;
-  #slot: ModelSlot<CaptionerHandle> | ModelSlot<TextGeneratorHandle> | undefined;
+  #slot:
+    | ModelSlot<CaptionerHandle>
+    | ModelSlot<AnswererHandle>
+    | ModelSlot<TextGeneratorHandle>
+    | undefined;
   readonly #streams = new Map<number, TextStreamHandle>();
 
   constructor(needs: SlotNeeds) {
@@ -28,6 +34,13 @@ export class WriterHost {
       {
         kind: "captioner",
         open: ({ CaptionerHandle }, ...which) => CaptionerHandle.load(...which),
+      },
+      needs,
+    );
+    this.#answerer = new ModelSlot(
+      {
+        kind: "answerer",
+        open: ({ AnswererHandle }, ...which) => AnswererHandle.load(...which),
       },
       needs,
     );
@@ -48,12 +61,21 @@ export class WriterHost {
   async loadCaptioner(args: LoadArgs, context: Context): Promise<WriterInfo> {
     const info = await this.#captioner.load(args, context);
     this.#slot = this.#captioner;
-    const side = 32;
-    const rgba = new Uint8ClampedArray(side * side * 4).fill(128);
     const probe = (captioner: CaptionerHandle): Promise<TextStreamHandle> =>
-      captioner.caption({ width: side, height: side, rgba }, PROBE);
+      captioner.caption(grey(), PROBE);
     const probed = args.probe ? await timed(this.#captioner, probe, context) : undefined;
     const { tokenizer } = this.#captioner;
+    return { ...info, tokenizer, ...(probed && { probed }) };
+  }
+
+  async loadAnswerer(args: LoadArgs, context: Context): Promise<WriterInfo> {
+    const info = await this.#answerer.load(args, context);
+    this.#slot = this.#answerer;
+    const probe = (answerer: AnswererHandle): Promise<TextStreamHandle> =>
+      answerer.ask(grey(), "a", PROBE);
+    const probed = args.probe ? await timed(this.#answerer, probe, context) : undefined;
+    this.#answerer.current.forget();
+    const { tokenizer } = this.#answerer;
     return { ...info, tokenizer, ...(probed && { probed }) };
   }
 
@@ -72,6 +94,24 @@ export class WriterHost {
     const begin = (captioner: CaptionerHandle): Promise<TextStreamHandle> =>
       captioner.caption(pixels, wishes);
     return this.#keep(await this.#captioner.run(begin, { ...context, urgent: false }), context);
+  }
+
+  /** Begins the answer to a question about a picture. */
+  async ask(
+    pixels: Pixels,
+    question: string,
+    wishes: SentWishes,
+    context: Context,
+  ): Promise<{ stream: number }> {
+    const begin = (answerer: AnswererHandle): Promise<TextStreamHandle> =>
+      answerer.ask(pixels, question, wishes);
+    return this.#keep(await this.#answerer.run(begin, { ...context, urgent: false }), context);
+  }
+
+  /** Frees what is kept of the last picture. */
+  async forget(signal: AbortSignal): Promise<undefined> {
+    await this.#answerer.step(async () => this.#answerer.current.forget(), signal);
+    return undefined;
   }
 
   /** Begins a text. */
@@ -117,6 +157,7 @@ export class WriterHost {
   async dispose(): Promise<void> {
     await Promise.all([...this.#streams.keys()].map((number) => this.end(number)));
     this.#captioner.dispose();
+    this.#answerer.dispose();
     this.#generator.dispose();
   }
 
@@ -133,6 +174,12 @@ export class WriterHost {
 
 /** Two tokens tell what a prompt takes and what a token does. */
 const PROBE: SentWishes = { maxNewTokens: 2 };
+
+/** A picture that shows nothing. */
+function grey(): Pixels {
+  const side = 32;
+  return { width: side, height: side, rgba: new Uint8ClampedArray(side * side * 4).fill(128) };
+}
 
 async function timed<Handle extends ModelHandle>(
   slot: ModelSlot<Handle>,

@@ -6,7 +6,7 @@
 //!
 //! The other page, `tests/browser/pictures/index.html`, goes through the npm package as any page would, from
 //! JPEG files that the browser itself decodes; it finds the package under `/package/`, and under `/served/`
-//! the models as the search page serves them.
+//! the models as the search page serves them, and the test graphs under `/shared/` too.
 
 use std::fs;
 use std::path::PathBuf;
@@ -35,7 +35,7 @@ const SMOLLM2: &str = "LENSLET_SMOLLM2";
 pub(crate) enum Page {
     /// The cases of `tests/src`, on the module itself.
     Suite,
-    /// Photographs and captions through the npm package.
+    /// Photographs, captions and answers through the npm package.
     Pictures,
 }
 
@@ -64,16 +64,20 @@ impl Page {
             .mount("/", &workspace.path("tests/browser"))?
             .mount("/models/", &workspace.path("models"))?
             .mount("/goldens/", &workspace.path("tests/goldens"))?;
-        if self == Self::Pictures {
-            return site
+        let site = match self {
+            Self::Pictures => site
                 .mount("/package/", &workspace.path("web"))?
-                .mount("/served/", &workspace.path("web/apps/search/dist/models"));
-        }
-        let mut site =
-            site.mount("/pkg/", &workspace.path("web/pkg-test"))?.mount("/data/", &workspace.path("tests/data"))?;
-        if let Some(folder) = std::env::var_os(SMOLLM2) {
-            site = site.mount("/smollm2/", &PathBuf::from(folder))?;
-        }
+                .mount("/served/", &workspace.path("web/apps/search/dist/models"))?,
+            Self::Suite => {
+                let site = site
+                    .mount("/pkg/", &workspace.path("web/pkg-test"))?
+                    .mount("/data/", &workspace.path("tests/data"))?;
+                match std::env::var_os(SMOLLM2) {
+                    Some(folder) => site.mount("/smollm2/", &PathBuf::from(folder))?,
+                    None => site,
+                }
+            }
+        };
         match workspace.shared() {
             Some(shared) => site.mount("/shared/", &shared),
             None => {

@@ -125,6 +125,8 @@ pub struct WritingFiles<'a> {
     pub special_tokens: Option<&'a [u8]>,
     /// `chat_template.jinja`.
     pub chat_template: Option<&'a [u8]>,
+    /// `chat_template.json`, where processors of older versions wrote the template.
+    pub chat_template_json: Option<&'a [u8]>,
     /// `preprocessor_config.json`, of models that take pictures.
     pub preprocessor: Option<&'a [u8]>,
 }
@@ -160,7 +162,7 @@ pub enum Resume {
 fn chat_template(files: &WritingFiles<'_>) -> Result<Option<ChatTemplate>, WritingError> {
     let files = ChatFiles {
         jinja: files.chat_template,
-        json: None,
+        json: files.chat_template_json,
         tokenizer_config: files.tokenizer_config,
         special_tokens: files.special_tokens,
     };

@@ -24,7 +24,7 @@ pub struct Cli {
 /// What the program does instead of serving.
 #[derive(Debug, Subcommand)]
 pub enum Action {
-    /// Works on the parts of asynchronous jobs, which it takes from the queue of --nats-url
+    /// Works on the parts of asynchronous jobs, which it takes from the queue of --nats-url or --kafka-brokers
     ///
     /// Takes the settings of the server. On --listen it answers for its health and its metrics alone.
     Worker(Args),
@@ -102,6 +102,9 @@ pub struct Args {
     /// NATS servers whose JetStream queues asynchronous jobs: nats://host:4222, several separated by commas
     #[arg(long, env = "LENSLET_NATS_URL", hide_env_values = true, value_name = "URL")]
     pub nats_url: Option<String>,
+    /// Kafka brokers that queue asynchronous jobs in place of NATS: host:9092, several separated by commas
+    #[arg(long, env = "LENSLET_KAFKA_BROKERS", value_name = "BROKERS")]
+    pub kafka_brokers: Option<String>,
     /// Certificate for HTTPS (PEM)
     #[arg(long, env = "LENSLET_TLS_CERTIFICATE", value_name = "FILE", requires = "tls_key")]
     pub tls_certificate: Option<PathBuf>,
@@ -136,7 +139,7 @@ impl Args {
     pub fn into_worker_config(self) -> Result<Config, ConfigError> {
         let config = self.into_config()?;
         if !config.jobs.enabled() {
-            let detail = "a worker needs a queue to take parts from; give --nats-url nats://host:4222";
+            let detail = "a worker needs a queue to take parts from; give --nats-url nats://host:4222 or --kafka-brokers host:9092";
             return Err(ConfigError::Setting { name: "jobs.nats_url", detail: detail.into() });
         }
         Ok(config)
@@ -180,6 +183,7 @@ impl Args {
         config.remote.url = self.remote_url.or(config.remote.url);
         config.remote.key = self.remote_key.or(config.remote.key);
         config.jobs.nats_url = self.nats_url.or(config.jobs.nats_url);
+        config.jobs.kafka_brokers = self.kafka_brokers.or(config.jobs.kafka_brokers);
         if let (Some(certificate), Some(key)) = (self.tls_certificate, self.tls_key) {
             config.tls = Some(TlsConfig { certificate, key });
         }

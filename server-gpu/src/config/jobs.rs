@@ -1,5 +1,7 @@
 //! Settings of asynchronous jobs.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 
 use super::check::{ConfigError, setting};
@@ -10,7 +12,13 @@ use super::check::{ConfigError, setting};
 pub struct JobsConfig {
     /// NATS servers that have JetStream: `nats://` or `tls://`, several of a cluster separated by commas.
     pub nats_url: Option<String>,
-    /// What the names of streams, buckets and subjects begin with; two installations on one NATS have two names.
+    /// Kafka brokers to begin with, `host:9092`, several separated by commas; in place of NATS.
+    pub kafka_brokers: Option<String>,
+    /// Partitions of topics that are made: so many workers share the parts of one model.
+    pub kafka_partitions: usize,
+    /// Settings of librdkafka, for brokers that want more than their address.
+    pub kafka_properties: BTreeMap<String, String>,
+    /// What the names of streams, buckets and subjects begin with; two installations on one NATS or Kafka have two names.
     pub namespace: String,
     /// Inputs of one job.
     pub max_inputs: usize,
@@ -18,7 +26,7 @@ pub struct JobsConfig {
     pub part_inputs: usize,
     /// Parts of one model that a worker holds at once.
     pub concurrency: usize,
-    /// Parts of one model that all workers hold at once.
+    /// Parts of one model that all workers hold at once, in NATS.
     pub max_ack_pending: usize,
     /// Times that a part is given to a worker before it goes to the dead letters.
     pub max_deliver: usize,
@@ -32,7 +40,7 @@ pub struct JobsConfig {
     pub retention_s: f64,
     /// Parts that may wait; jobs beyond are refused with 429.
     pub max_queued_parts: u64,
-    /// Bytes of parts that may wait, and of large pictures beside them.
+    /// Bytes of parts that may wait, and of large pictures beside them, in NATS; Kafka's topics have limits of their own.
     pub max_queued_bytes: u64,
     /// Servers of a cluster that keep a copy of each message.
     pub replicas: usize,
@@ -42,6 +50,9 @@ impl Default for JobsConfig {
     fn default() -> Self {
         JobsConfig {
             nats_url: None,
+            kafka_brokers: None,
+            kafka_partitions: 12,
+            kafka_properties: BTreeMap::new(),
             namespace: "lenslet".into(),
             max_inputs: 50_000,
             part_inputs: 32,
@@ -65,7 +76,7 @@ const LARGEST: u64 = i64::MAX as u64;
 impl JobsConfig {
     /// Whether a queue is named.
     pub fn enabled(&self) -> bool {
-        self.nats_url.is_some()
+        self.nats_url.is_some() || self.kafka_brokers.is_some()
     }
 
     /// Makes sure that the settings can work.
@@ -76,6 +87,7 @@ impl JobsConfig {
             ("jobs.concurrency", self.concurrency, 4096),
             ("jobs.max_ack_pending", self.max_ack_pending, 1_000_000),
             ("jobs.max_deliver", self.max_deliver, 1000),
+            ("jobs.kafka_partitions", self.kafka_partitions, 1024),
             ("jobs.replicas", self.replicas, 5),
         ];
         if let Some((name, value, most)) = counts.iter().find(|(_, value, most)| !(1..=*most).contains(value)) {
@@ -99,6 +111,25 @@ impl JobsConfig {
         if self.namespace.is_empty() || self.namespace.len() > 32 || !self.namespace.chars().all(fine) {
             return setting("jobs.namespace", format!("{:?}: 1 to 32 letters, digits, '-' and '_'", self.namespace));
         }
+        if self.nats_url.is_some() && self.kafka_brokers.is_some() {
+            return setting(
+                "jobs.kafka_brokers",
+                "is given beside jobs.nats_url; jobs have one queue, leave out the other",
+            );
+        }
+        match &self.kafka_brokers {
+            Some(_) if !cfg!(feature = "kafka") => {
+                return setting("jobs.kafka_brokers", "this server was built without the feature kafka");
+            }
+            Some(brokers) if !brokers.split(',').all(is_broker) => {
+                let what = "is no list of brokers; kafka-1:9092,kafka-2:9092 is one";
+                return setting("jobs.kafka_brokers", what);
+            }
+            None if !self.kafka_properties.is_empty() => {
+                return setting("jobs.kafka_properties", "needs jobs.kafka_brokers");
+            }
+            _ => {}
+        }
         match &self.nats_url {
             Some(_) if !cfg!(feature = "nats") => {
                 setting("jobs.nats_url", "this server was built without the feature nats")
@@ -114,6 +145,11 @@ impl JobsConfig {
 
 /// Inputs of a part, whoever made it.
 pub const MAX_PART_INPUTS: usize = 1024;
+
+fn is_broker(broker: &str) -> bool {
+    let authority = broker.trim().parse::<axum::http::uri::Authority>();
+    authority.is_ok_and(|broker| !broker.host().is_empty() && broker.port().is_some() && !broker.as_str().contains('@'))
+}
 
 fn is_nats(url: &str) -> bool {
     let rest = url.trim().strip_prefix("nats://").or_else(|| url.trim().strip_prefix("tls://"));
@@ -146,10 +182,25 @@ mod tests {
             ("ack_wait_s = 0.1", "jobs.ack_wait_s: "),
             ("retention_s = nan", "jobs.retention_s: "),
             ("max_queued_bytes = 0", "jobs.max_queued_bytes: "),
+            ("nats_url = \"nats://a:4222\"\nkafka_brokers = \"b:9092\"", "jobs.kafka_brokers: "),
+            ("kafka_brokers = \"kafka\"", "jobs.kafka_brokers: "),
+            ("kafka_brokers = \"kafka://a:9092\"", "jobs.kafka_brokers: "),
+            ("kafka_brokers = \"a:9092,,b:9092\"", "jobs.kafka_brokers: "),
+            ("kafka_brokers = \"a:99999\"", "jobs.kafka_brokers: "),
+            ("kafka_partitions = 0", "jobs.kafka_partitions: "),
+            ("[kafka_properties]\n\"client.id\" = \"x\"", "jobs.kafka_properties: "),
             ("inputs = 3", "TOML"),
         ] {
             let error = checked(toml).unwrap_err();
             assert!(error.contains(start), "{toml}: {error}");
+        }
+    }
+
+    #[cfg(feature = "kafka")]
+    #[test]
+    fn brokers_are_addresses_with_ports() {
+        for brokers in ["localhost:9092", "kafka-1.example:9092, kafka-2.example:9092", "[::1]:9092"] {
+            assert_eq!(checked(&format!("kafka_brokers = \"{brokers}\"")), Ok(()));
         }
     }
 

@@ -9,6 +9,8 @@
 //! that nobody asks about, never a job that lacks parts. All names follow from the job's id and the request's content, so
 //! that sending a request again with the same idempotency key writes the same names again.
 
+#[cfg(feature = "kafka")]
+pub mod kafka;
 #[cfg(feature = "nats")]
 pub mod nats;
 mod part;
@@ -196,8 +198,13 @@ impl Jobs {
     /// The queue refuses this server. One that cannot be reached is waited for instead: until then, and whenever it goes
     /// away, jobs are refused and everything else is served.
     pub async fn connect(config: &crate::config::JobsConfig) -> Result<Option<Jobs>, ServeError> {
+        #[cfg(feature = "kafka")]
+        if config.kafka_brokers.is_some() {
+            let kafka = Arc::new(kafka::Kafka::connect(config).await?);
+            return Ok(Some(Jobs::new(kafka.clone(), kafka)));
+        }
         #[cfg(feature = "nats")]
-        if config.enabled() {
+        if config.nats_url.is_some() {
             let nats = Arc::new(nats::Nats::connect(config).await?);
             return Ok(Some(Jobs::new(nats.clone(), nats)));
         }
@@ -205,6 +212,17 @@ impl Jobs {
         let _ = config;
         Ok(None)
     }
+}
+
+/// No room in the queue, or in the store.
+#[cfg(any(feature = "kafka", feature = "nats"))]
+fn full() -> ServeError {
+    let error = ServeError::new(
+        Reason::Overloaded,
+        "queue_full",
+        "the queue of jobs is full; wait until workers have caught up",
+    );
+    ServeError { retry_after: Some(Duration::from_secs(30)), ..error }
 }
 
 /// The queue or the store cannot be reached, or fails.

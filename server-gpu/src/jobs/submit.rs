@@ -176,7 +176,7 @@ impl Split {
         let answers = max_payload / (dimensions * 6 + ANSWER);
         if answers == 0 || max_payload < 1024 {
             let what = format!("messages of {max_payload} bytes cannot hold a vector of {dimensions} numbers");
-            return Err(ServeError::internal("queue_payload", what + "; raise max_payload of the NATS servers"));
+            return Err(ServeError::internal("queue_payload", what + "; raise the limit of the queue's servers"));
         }
         let inputs = inputs.min(answers);
         Ok(Split { most: max_payload, inputs, payloads: vec![], sizes: vec![], open: String::new(), count: 0 })

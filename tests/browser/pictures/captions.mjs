@@ -3,8 +3,11 @@
 
 import { isAbort, loadCaptioner } from "/package/dist/index.js";
 
-const PICTURE = "/models/gallery/emoji/1F1E6-1F1F7.png";
-const CAPTION = "flag: argentina";
+import { equal, kind, runCases } from "./cases.mjs";
+
+/** A picture of the gallery, and what the captioner says of it. */
+export const PICTURE = "/models/gallery/emoji/1F1E6-1F1F7.png";
+export const CAPTION = "flag: argentina";
 
 /** Captions that are interrupted while memory is watched; a software WebGPU takes seconds for each. */
 const INTERRUPTED = { wasm: 12, webgpu: 2 };
@@ -16,19 +19,7 @@ export async function captions(device, filter) {
     throw new Error(`the package ran on ${captioner.device} instead of ${device}`);
   }
   const blob = await (await fetch(PICTURE)).blob();
-  const cases = [];
-  for (const [name, work] of Object.entries(CASES)) {
-    const entry = { name: `emoji-captioner ${name}`, ok: false };
-    if (entry.name.includes(filter)) {
-      try {
-        entry.detail = await work(captioner, blob);
-        entry.ok = true;
-      } catch (error) {
-        entry.detail = error instanceof Error ? (error.stack ?? error.message) : String(error);
-      }
-      cases.push(entry);
-    }
-  }
+  const cases = await runCases("emoji-captioner", CASES, filter, captioner, blob);
   await captioner.dispose();
   return cases;
 }
@@ -97,16 +88,3 @@ const CASES = {
     return "typed errors";
   },
 };
-
-function kind(promise) {
-  return promise.then(
-    (written) => `no error but ${JSON.stringify(written)}`,
-    (error) => error.kind,
-  );
-}
-
-function equal(got, wanted) {
-  if (JSON.stringify(got) !== JSON.stringify(wanted)) {
-    throw new Error(`${JSON.stringify(got)} instead of ${JSON.stringify(wanted)}`);
-  }
-}

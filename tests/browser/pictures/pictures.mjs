@@ -3,6 +3,7 @@
 
 import { loadDualTower } from "/package/dist/index.js";
 
+import { answers } from "./answers.mjs";
 import { captions } from "./captions.mjs";
 
 /** Decoders round a JPEG's colours differently; the native test allows its decoder the same. */
@@ -17,7 +18,11 @@ const filter = parameters.get("filter") ?? "";
 globalThis.__lenslet_results = run();
 
 async function run() {
-  const cases = [...(await photographs()), ...(await captions(device, filter))];
+  const cases = [
+    ...(await photographs()),
+    ...(await captions(device, filter)),
+    ...(await answers(device, filter)),
+  ];
   return { device, cases };
 }
 

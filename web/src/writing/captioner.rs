@@ -1,15 +1,13 @@
 //! A captioner, held for the worker.
 
 use js_sys::{Array, Function, Object};
-use lenslet::Session;
-use lenslet::onnx::ImportOptions;
 use lenslet::tasks::image::Pixels;
 use lenslet::tasks::writing::{Captioner, TextStream, WritingError, WritingOptions};
 use wasm_bindgen::JsValue;
 use wasm_bindgen::prelude::wasm_bindgen;
 
 use super::stream::Task;
-use super::{Configuration, Loaded, TextStreamHandle, asked, decoder};
+use super::{Configuration, Loaded, TextStreamHandle, asked, decoder, session};
 use crate::convert;
 use crate::device::{Device, Held};
 use crate::error::WebError;
@@ -37,7 +35,7 @@ impl CaptionerHandle {
         let mut files = Files::take_from(&files)?;
         let device = Device::open(&device).await?;
         let configuration = Configuration::read(&files);
-        let encoder = encoder(&mut files, &device)?;
+        let encoder = session(&mut files, &["encoder_model"], device.options())?;
         report(0.4);
         let decoder = decoder(&mut files, &device)?;
         report(0.9);
@@ -108,12 +106,4 @@ impl Task<Captioner> for Caption {
     async fn start(self, model: &Captioner) -> Result<TextStream<'_>, WritingError> {
         model.caption(&self.picture, &self.options).await
     }
-}
-
-fn encoder(files: &mut Files, device: &Device) -> Result<Session, WebError> {
-    let missing = || WebError::load("not_found", "the model's folder has no encoder_model.onnx");
-    let name = files.graph("encoder_model")?.ok_or_else(missing)?;
-    let file = files.model(&name)?;
-    Session::from_onnx(file.graph(), &file, &ImportOptions::default(), device.options())
-        .map_err(|error| WebError::from(error).in_file(&name))
 }

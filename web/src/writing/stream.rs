@@ -15,6 +15,7 @@ use wasm_bindgen_futures::spawn_local;
 
 use super::Loaded;
 use crate::convert;
+use crate::device::Device;
 use crate::error::WebError;
 
 /// What one step gave.
@@ -55,7 +56,7 @@ impl TextStreamHandle {
                 Ok(stream) => {
                     // Nobody listens if the page went away meanwhile; then no question comes either.
                     let _ = begun.send(Ok(()));
-                    answer(stream, asked, &loaded).await;
+                    answer(stream, asked, &loaded.device).await;
                     loaded.device.free_unused();
                 }
                 Err(error) => {
@@ -85,10 +86,10 @@ impl TextStreamHandle {
 }
 
 /// Answers until the text ends, a step fails or nobody asks any more. The stream is gone when it returns.
-async fn answer<M>(mut stream: TextStream<'_>, mut asked: mpsc::UnboundedReceiver<Question>, loaded: &Loaded<M>) {
+async fn answer(mut stream: TextStream<'_>, mut asked: mpsc::UnboundedReceiver<Question>, device: &Device) {
     let mut told = stream.tokens().len();
     while let Ok(question) = asked.recv().await {
-        let step = stream.next().await.map_err(|error| loaded.device.explain(error)).map(|piece| {
+        let step = stream.next().await.map_err(|error| device.explain(error)).map(|piece| {
             let usage = stream.usage();
             Step {
                 piece,

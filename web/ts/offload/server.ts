@@ -195,17 +195,18 @@ export class Server {
     { model, messages, picture, wishes, resume }: ChatRequest,
     signal: AbortSignal | undefined,
   ): AsyncGenerator<ServedStep, void, undefined> {
-    const content: unknown[] = [];
+    let said: readonly unknown[] = messages;
     if (picture) {
       const url = dataUrl(new Uint8Array(await picture.arrayBuffer()), picture.type);
-      content.push({ type: "image_url", image_url: { url } });
+      const words = messages.map(({ content }) => ({ type: "text", text: content }));
+      said = [{ role: "user", content: [{ type: "image_url", image_url: { url } }, ...words] }];
     }
     const { maxNewTokens, stop, temperature, topP, seed } = wishes;
     const body = JSON.stringify({
       model,
       stream: true,
       stream_options: { include_usage: true },
-      messages: picture ? [{ role: "user", content }] : messages,
+      messages: said,
       max_tokens: maxNewTokens,
       stop: stop?.length ? stop : undefined,
       temperature,

@@ -9,6 +9,7 @@ mod apt;
 mod chromium;
 pub(crate) mod deploy;
 mod lavapipe;
+mod make;
 mod nats;
 mod node;
 mod python;
@@ -16,6 +17,7 @@ mod rustup;
 pub(crate) mod wasm;
 
 pub(crate) use lavapipe::icd as lavapipe_icd;
+pub(crate) use make::is_there as can_build_c;
 
 use crate::error::Error;
 use crate::workspace::Workspace;
@@ -39,6 +41,8 @@ pub(crate) enum Component {
     Python,
     /// A NATS server, for asynchronous jobs.
     Nats,
+    /// What builds librdkafka, for asynchronous jobs too.
+    Make,
     /// Helm, hadolint, promtool and schemas, for the files that deploy the server.
     Deploy,
 }
@@ -64,6 +68,7 @@ impl Component {
         Self::Aarch64,
         Self::Python,
         Self::Nats,
+        Self::Make,
         Self::Deploy,
     ];
 
@@ -77,6 +82,7 @@ impl Component {
             Self::Aarch64 => "aarch64",
             Self::Python => "python",
             Self::Nats => "nats-server",
+            Self::Make => "make",
             Self::Deploy => "deploy",
         }
     }
@@ -91,6 +97,7 @@ impl Component {
             Self::Aarch64 => aarch64::ensure(workspace),
             Self::Python => python::ensure(),
             Self::Nats => nats::ensure(),
+            Self::Make => make::ensure(),
             Self::Deploy => deploy::ensure(workspace),
         }
     }

@@ -58,8 +58,15 @@ const SUITE_PAGE: Requires = Requires::File("tests/browser/suite/index.html");
 const PICTURES_PAGE: Requires = Requires::File("tests/browser/pictures/index.html");
 const SEARCH_PAGE: Requires = Requires::File("web/apps/search/package.json");
 
-/// What the server has beside its default features.
-const SERVER_FEATURES: &str = "lenslet-server/grpc,lenslet-server/otlp,lenslet-server/tls";
+/// What the server has beside its default features, as far as this machine can build it.
+fn server_features() -> &'static str {
+    if setup::can_build_c() {
+        "lenslet-server/grpc,lenslet-server/kafka,lenslet-server/otlp,lenslet-server/tls"
+    } else {
+        eprintln!("Without make and compilers of C and C++ the server is built without the feature kafka.");
+        "lenslet-server/grpc,lenslet-server/otlp,lenslet-server/tls"
+    }
+}
 
 /// All stages in the order in which they run; what a stage needs stands before it.
 pub(super) const STAGES: &[Stage] = &[
@@ -102,7 +109,7 @@ pub(super) const STAGES: &[Stage] = &[
         // Of the whole workspace, since features are unified over what is asked for: by itself the server would have the runtime
         // checked again.
         command: |workspace| {
-            let server = ["clippy", "--release", "--workspace", "--all-targets", "--features", SERVER_FEATURES];
+            let server = ["clippy", "--release", "--workspace", "--all-targets", "--features", server_features()];
             cargo(workspace, &[&server[..], &["--", "-D", "warnings"]].concat())
         },
         counter: whole,
@@ -126,7 +133,7 @@ pub(super) const STAGES: &[Stage] = &[
                     "--no-deps",
                     "--document-private-items",
                     "--features",
-                    SERVER_FEATURES,
+                    server_features(),
                 ],
             );
             command.env("RUSTDOCFLAGS", "-D warnings");
@@ -276,7 +283,7 @@ pub(super) const STAGES: &[Stage] = &[
     },
     Stage {
         name: "pictures-wasm",
-        about: "photographs and captions through the npm package on WASM, decoded by Chromium",
+        about: "photographs, captions and answers through the npm package on WASM, decoded by Chromium",
         quick: false,
         needs: &["build-web"],
         requires: PICTURES_PAGE,
@@ -285,7 +292,7 @@ pub(super) const STAGES: &[Stage] = &[
     },
     Stage {
         name: "pictures-webgpu",
-        about: "photographs and captions through the npm package on WebGPU, decoded by Chromium",
+        about: "photographs, captions and answers through the npm package on WebGPU, decoded by Chromium",
         quick: false,
         needs: &["build-web"],
         requires: PICTURES_PAGE,
@@ -365,7 +372,7 @@ fn run_page(workspace: &Workspace, page: Page, device: Device) -> Command {
 /// tests by themselves would have the runtime and half of its dependencies compiled a second time.
 fn rust_tests(workspace: &Workspace) -> Command {
     let mut command = cargo(workspace, &["test", "--release", "--workspace", "--exclude", "xtask", "--no-fail-fast"]);
-    command.args(["--features", SERVER_FEATURES]);
+    command.args(["--features", server_features()]);
     if let Some(icd) = setup::lavapipe_icd() {
         // The older name of the variable and the newer one, for any version of the Vulkan loader.
         command.env("VK_ICD_FILENAMES", &icd).env("VK_DRIVER_FILES", &icd);

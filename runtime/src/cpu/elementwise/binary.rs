@@ -357,6 +357,45 @@ mod tests {
         assert_eq!(values::<i64>(&binary(Binary::Pow, &a, &e, DType::I64, &[5]).unwrap()), [49, -343, 1, 0, i64::MIN]);
     }
 
+    /// What bytes give is what their own wrapping arithmetic gives, for every pair.
+    #[test]
+    fn bytes_wrap_as_bytes_do() {
+        let all: Vec<i8> = (i8::MIN..=i8::MAX).collect();
+        let divisors: Vec<i8> = all.iter().copied().filter(|b| *b != 0).collect();
+        let of = |op, b: &[i8], dtype| {
+            let (a, b) = (Tensor::from_slice(&[256, 1], &all).unwrap(), Tensor::vector(b));
+            binary(op, &a, &b, dtype, &[256, b.len()]).unwrap()
+        };
+        type OfBytes = fn(i8, i8) -> i8;
+        let each = |b: &[i8], f: OfBytes| {
+            all.iter().flat_map(|&a| b.iter().map(move |&b| f(a, b)).collect::<Vec<_>>()).collect::<Vec<_>>()
+        };
+        let arithmetic: [(Binary, OfBytes); 5] = [
+            (Binary::Add, i8::wrapping_add),
+            (Binary::Sub, i8::wrapping_sub),
+            (Binary::Mul, i8::wrapping_mul),
+            (Binary::Min, i8::min),
+            (Binary::Max, i8::max),
+        ];
+        for (op, f) in arithmetic {
+            assert_eq!(values::<i8>(&of(op, &all, DType::I8)), each(&all, f), "{op:?}");
+        }
+        assert_eq!(values::<i8>(&of(Binary::Div, &divisors, DType::I8)), each(&divisors, i8::wrapping_div));
+        assert_eq!(values::<i8>(&of(Binary::Fmod, &divisors, DType::I8)), each(&divisors, i8::wrapping_rem));
+        let powers: Vec<i8> = (0..=i8::MAX).collect();
+        let power = |a: i8, e: i8| a.wrapping_pow(e as u32);
+        assert_eq!(values::<i8>(&of(Binary::Pow, &powers, DType::I8)), each(&powers, power));
+        let less = values::<Bool>(&of(Binary::Less, &all, DType::Bool)).iter().map(|v| v.0 as i8).collect::<Vec<_>>();
+        assert_eq!(less, each(&all, |a, b| i8::from(a < b)));
+
+        let (a, b) = (Tensor::vector(&[3u8, 200, 7]), Tensor::vector(&[5u8, 100, 4]));
+        let of = |op| values::<u8>(&binary(op, &a, &b, DType::U8, &[3]).unwrap());
+        assert_eq!(of(Binary::Sub), [254, 100, 3]);
+        assert_eq!(of(Binary::Add), [8, 44, 11]);
+        assert_eq!(of(Binary::Mod), [3, 0, 3]);
+        assert!(binary(Binary::Div, &a, &Tensor::scalar(0u8), DType::U8, &[3]).is_err());
+    }
+
     #[test]
     fn floats_keep_nan_and_signs() {
         let a = Tensor::vector(&[f32::NAN, 1.0, -7.5, 7.5]);

@@ -117,7 +117,7 @@ impl OrtWriter {
         };
         let chat_files = ChatFiles {
             jinja: files.chat_template,
-            json: None,
+            json: files.chat_template_json,
             tokenizer_config: files.tokenizer_config,
             special_tokens: files.special_tokens,
         };

@@ -25,9 +25,9 @@ use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, ServerAddr};
 use percent_encoding::percent_decode_str;
 use tokio::sync::Mutex;
 
-use super::unavailable;
+use super::{full, unavailable};
 use crate::config::JobsConfig;
-use crate::error::{Reason, ServeError};
+use crate::error::ServeError;
 
 /// Within this time a part of the same name is not queued twice.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
@@ -261,16 +261,6 @@ fn log(event: &Event) {
         Event::Disconnected => tracing::warn!("the connection to NATS is lost; trying again"),
         event => tracing::warn!(%event, "NATS"),
     }
-}
-
-/// No room in a stream, or on the servers.
-fn full() -> ServeError {
-    let error = ServeError::new(
-        Reason::Overloaded,
-        "queue_full",
-        "the queue of jobs is full; wait until workers have caught up",
-    );
-    ServeError { retry_after: Some(Duration::from_secs(30)), ..error }
 }
 
 /// Whether JetStream refused a message because there is no room for it.

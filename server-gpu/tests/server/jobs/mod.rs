@@ -1,6 +1,8 @@
-//! Asynchronous jobs, through NATS servers that the tests start.
+//! Asynchronous jobs, through NATS servers that the tests start, and through mock brokers of Kafka.
 
 mod ends;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod kills;
 mod nats;
 mod outages;

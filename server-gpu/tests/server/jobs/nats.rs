@@ -152,11 +152,15 @@ pub(crate) struct Program {
 impl Program {
     /// With these lines below `[jobs]`, written to a file in a folder: the same for all workers of the folder.
     pub(crate) fn start(nats: &Nats, folder: &Folder, jobs: &str) -> Program {
+        Program::start_with(folder, &format!("nats_url = \"{}\"\n{jobs}", nats.url()))
+    }
+
+    /// The same, the queue among the lines.
+    pub(crate) fn start_with(folder: &Folder, jobs: &str) -> Program {
         let file = folder.path().join("worker.toml");
         let settings = format!(
             "models = [{{ model = \"emoji-clip\" }}]\nengine = \"lenslet\"\ndevice = \"cpu\"\nthreads = 1\n\
-             listen = \"127.0.0.1:0\"\n[schedule]\nmax_batch_images = 8\n[jobs]\nnats_url = \"{}\"\n{jobs}",
-            nats.url()
+             listen = \"127.0.0.1:0\"\n[schedule]\nmax_batch_images = 8\n[jobs]\n{jobs}"
         );
         // Another worker may be reading it.
         if !file.exists() {
