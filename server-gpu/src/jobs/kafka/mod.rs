@@ -3,10 +3,10 @@
 //! | what | topic, for the namespace `lenslet` |
 //! |---|---|
 //! | parts that wait | `lenslet-parts-FINGERPRINT`, keyed by their address |
-//! | who holds what | offsets of the group `lenslet-workers`, which all workers join ([`window`]) |
+//! | who holds what | offsets of the group `lenslet-workers`, which all workers join (`window.rs`) |
 //! | dead letters | `lenslet-dead` |
 //! | records, answers, large pictures | `lenslet-blobs`, and small ones in the index itself |
-//! | which of them there are | `lenslet-index`, in one partition ([`index`]) |
+//! | which of them there are | `lenslet-index`, in one partition (`index.rs`) |
 //!
 //! Kafka has no values that are written where there is none only. Here the order of the index decides: each process follows it,
 //! and the first entry of a name counts. Values lie beside it, so that following costs some hundred bytes a part.
