@@ -57,6 +57,7 @@ impl SharedSteps {
     }
 
     pub(super) fn leave(&self, step: Step) -> Ticket {
+        #[allow(clippy::arc_with_non_send_sync)] // In browsers wgpu's handles stay on one thread.
         let entry = Arc::new(Mutex::new(Entry { stage: Stage::Left(step), waker: None }));
         lock(&self.left).push(Arc::downgrade(&entry));
         Ticket(entry)
