@@ -52,11 +52,23 @@ export class SearchPage {
     const field = this.#page.locator("input[type=search]");
     await field.fill("");
     await field.pressSequentially(query);
-    await this.#page.waitForFunction(
+    // The focus returns to a tile when a picture's view has closed, which a browser tells later: letters may be lost to it.
+    if ((await field.inputValue()) !== query) {
+      await field.fill(query);
+    }
+    const answered = this.#page.waitForFunction(
       (text) => document.querySelector("#results")?.dataset.query === text,
       query,
       { timeout: QUERY_TIMEOUT_MS, polling: 20 },
     );
+    await answered.catch(async (error) => {
+      const page = await this.#page.evaluate(() => ({
+        typed: document.querySelector("input[type=search]")?.value,
+        shown: document.querySelector("#results")?.dataset.query,
+        says: document.querySelector("#app")?.innerText.slice(0, 500),
+      }));
+      throw new Error(`"${query}" is not answered: ${JSON.stringify(page)}`, { cause: error });
+    });
     return await this.#page.evaluate(() => {
       const results = document.querySelector("#results");
       const tiles = [...results.querySelectorAll("[data-path]")].slice(0, 5);
