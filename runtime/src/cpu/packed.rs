@@ -35,7 +35,7 @@ pub(crate) struct PackCache {
 }
 
 impl PackCache {
-    /// The packed form of constant `id`, from the cache or made by `pack`, which fills `len()` zero bytes.
+    /// The packed form of constant `id`, from the cache or made by `pack`, which fills `len` zero bytes.
     ///
     /// The lock is not held while packing, because that may use threads that wait for it themselves; two runs that
     /// meet here at first use may both pack, and one result is dropped.
@@ -43,14 +43,14 @@ impl PackCache {
         &self,
         id: ConstantId,
         form: Form,
-        len: impl FnOnce() -> usize,
+        len: usize,
         pack: impl FnOnce(&mut [u8]),
     ) -> Arc<AlignedBytes> {
         let lock = || self.entries.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(found) = lock().get(&(id, form)) {
             return found.clone();
         }
-        let mut bytes = AlignedBytes::zeroed(len());
+        let mut bytes = AlignedBytes::zeroed(len);
         pack(bytes.as_mut_slice());
         let mut entries = lock();
         let packed = entries.entry((id, form)).or_insert_with(|| Arc::new(bytes)).clone();
@@ -145,34 +145,18 @@ pub(crate) struct Operands<P> {
 }
 
 impl<P: Fn(usize, usize, &mut [u8])> Operands<P> {
-    /// `count` operands of `len` bytes, of a constant and its form or computed.
+    /// `count` operands of `len` bytes, of a constant and its form or computed. Of a constant that is packed already, `len` does not
+    /// matter.
     pub(crate) fn new(cpu: &Cpu, constant: Option<(ConstantId, Form)>, count: usize, len: usize, pack: P) -> Self {
-        match constant {
-            Some(constant) => Self::of_constant(cpu, constant, count, || len, pack),
-            None => Operands { all: None, len, pack },
-        }
-    }
-
-    /// `count` operands of `len()` bytes, which is only asked when they have to be packed, of a constant and its form.
-    pub(crate) fn of_constant(
-        cpu: &Cpu,
-        (id, form): (ConstantId, Form),
-        count: usize,
-        len: impl FnOnce() -> usize,
-        pack: P,
-    ) -> Self {
-        let all = cpu.packed.get(
-            id,
-            form,
-            || count * len(),
-            |bytes| {
-                let len = bytes.len() / count.max(1);
+        let all = constant.map(|(id, form)| {
+            cpu.packed.get(id, form, count * len, |bytes| {
                 for (i, out) in bytes.chunks_exact_mut(len.max(1)).enumerate() {
                     pack(cpu.threads(), i, out);
                 }
-            },
-        );
-        Operands { len: all.len() / count.max(1), all: Some(all), pack }
+            })
+        });
+        let len = all.as_ref().map_or(len, |all| all.len() / count.max(1));
+        Operands { all, len, pack }
     }
 
     /// Whether they are a constant's.
@@ -201,23 +185,23 @@ mod tests {
     fn packs_once_for_each_form() {
         let cache = PackCache::default();
         let form = Form::Columns { matrices: 1, k: 2, n: 3, transposed: false };
-        let first = cache.get(ConstantId(1), form, || 100, |b| b[99] = 7);
-        let again = cache.get(ConstantId(1), form, || 100, |_| unreachable!());
+        let first = cache.get(ConstantId(1), form, 100, |b| b[99] = 7);
+        let again = cache.get(ConstantId(1), form, 100, |_| unreachable!());
         assert!(Arc::ptr_eq(&first, &again) && again.as_slice()[99] == 7);
         let memory = AlignedBytes::with_room(64, 128);
         let place = memory.as_slice().as_ptr();
         drop((first, again));
         cache.settle(ConstantId(1), memory);
-        let settled = cache.get(ConstantId(1), form, || 100, |_| unreachable!());
+        let settled = cache.get(ConstantId(1), form, 100, |_| unreachable!());
         assert!(settled.as_slice().as_ptr() == place && settled.len() == 100 && settled.as_slice()[99] == 7);
         cache.settle(ConstantId(1), AlignedBytes::zeroed(200));
         cache.settle(ConstantId(3), AlignedBytes::zeroed(200));
         assert_eq!(settled.as_slice().as_ptr(), place, "what is in use stays");
         drop(settled);
         cache.settle(ConstantId(1), AlignedBytes::zeroed(64));
-        assert_eq!(cache.get(ConstantId(1), form, || 100, |_| unreachable!()).as_slice().as_ptr(), place, "no room");
-        cache.get(ConstantId(1), Form::Rows { groups: 1, m: 2, k: 3 }, || 20, |_| ());
-        cache.get(ConstantId(2), form, || 100, |_| ());
+        assert_eq!(cache.get(ConstantId(1), form, 100, |_| unreachable!()).as_slice().as_ptr(), place, "no room");
+        cache.get(ConstantId(1), Form::Rows { groups: 1, m: 2, k: 3 }, 20, |_| ());
+        cache.get(ConstantId(2), form, 100, |_| ());
         assert_eq!(cache.bytes(), 220);
     }
 
@@ -230,15 +214,10 @@ mod tests {
         let place = elements.as_slice().as_ptr();
         cache.keep(id, elements);
         let rows = Form::Rows { groups: 1, m: 5, k: 5 };
-        let packed = cache.get(
-            id,
-            rows,
-            || 140,
-            |out| {
-                let elements = cache.elements(id, |_, _| unreachable!()).unwrap();
-                out[0] = elements.len() as u8;
-            },
-        );
+        let packed = cache.get(id, rows, 140, |out| {
+            let elements = cache.elements(id, |_, _| unreachable!()).unwrap();
+            out[0] = elements.len() as u8;
+        });
         assert!(packed.as_slice()[0] == 100 && packed.as_slice().as_ptr() == place);
         assert_eq!(cache.bytes(), 140);
         let unpack = |form, bytes: &[u8]| {

@@ -101,7 +101,7 @@ mod tests {
                     };
                     let mut want = vec![0.0; len];
                     pack(&given, &mut want);
-                    let got = cpu.packed.get(id, form, || len * 4, |out| pack(&kept, bytemuck::cast_slice_mut(out)));
+                    let got = cpu.packed.get(id, form, len * 4, |out| pack(&kept, bytemuck::cast_slice_mut(out)));
                     assert_eq!(bytemuck::cast_slice::<u8, f32>(got.as_slice()), want, "{m} x {k}, {columns}");
                 }
             }

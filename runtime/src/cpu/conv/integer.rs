@@ -64,9 +64,15 @@ pub(crate) fn run_to_float(
 pub(crate) fn pack_ahead(cpu: &Cpu, groups: usize, w: TensorView<'_>) -> bool {
     let (Some(id), [m, rest @ ..], 1) = (w.constant, w.shape, groups) else { return false };
     let (Ok(bytes), Ok(k)) = (Bytes::of("ConvInteger", &w), element_count(rest)) else { return false };
-    let Some(kernel) = cpu.kernels().bytes.or_else(|| pairs(cpu, id, bytes, (*m, k))) else { return false };
+    let (kernel, risks) = match cpu.kernels().bytes {
+        Some(kernel) => (kernel, None),
+        None => match pairs(cpu, id, bytes, (*m, k)) {
+            Some((kernel, risks)) => (kernel, Some(risks)),
+            None => return false,
+        },
+    };
     let filters = Filters { bytes, zeros: &Zeros::none() };
-    drop(packed_filters(cpu, kernel, &filters, Some(id), (1, *m, k)));
+    drop(packed_filters(cpu, kernel, risks, &filters, Some(id), (1, *m, k)));
     true
 }
 
@@ -94,36 +100,33 @@ impl math::Kernel for LargestOf<'_> {
     }
 }
 
-/// The kernel that adds pairs with saturation, if this machine multiplies the `m` filters `bytes` of `k` weights, the constant
-/// `id`, with it. The bytes may be gone if they were packed.
-fn pairs(cpu: &Cpu, id: ConstantId, bytes: Bytes<'_>, (m, k): (usize, usize)) -> Option<&'static ByteKernel> {
+/// The kernel that adds pairs with saturation, and how many of these are risky, if this machine multiplies the `m` filters
+/// `bytes` of `k` weights, the constant `id`, with it. Once they are packed, nobody counts.
+fn pairs(cpu: &Cpu, id: ConstantId, bytes: Bytes<'_>, (m, k): (usize, usize)) -> Option<(&'static ByteKernel, usize)> {
     let kernel = &cpu.kernels().pairs?.rows;
     let packed = cpu.packed.has(id, Form::QuadRows { groups: 1, m, k });
-    (packed || (bytes.data.len() == m * k && losses::count_of_filters(bytes, m, k).is_some())).then_some(kernel)
+    let risks = if packed { 0 } else { losses::count_of_filters(bytes, m, k)? };
+    Some((kernel, risks))
 }
 
-/// The filters of `groups` groups of `m` filters of `k` weights, packed for `kernel`.
+/// The filters of `groups` groups of `m` filters of `k` weights, packed for `kernel`; with a list of `risks` pairs if that
+/// saturates.
 fn packed_filters<'a>(
     cpu: &Cpu,
     kernel: &'a ByteKernel,
+    risks: Option<usize>,
     filters: &'a Filters<'_>,
     constant: Option<ConstantId>,
     (groups, m, k): (usize, usize, usize),
 ) -> packed::Operands<impl Fn(usize, usize, &mut [u8]) + use<'a>> {
-    let len = Filters::len(m, k, kernel.tile.mr);
-    // Kernels that are exact take precedence.
-    let listed = cpu.kernels().bytes.is_none();
-    let risks = move || losses::count_of_filters(filters.bytes, m, k).expect("asked before");
     let panels = RowPanels::new(m, kernel.tile.mr).count;
-    let all_len = move || if listed { len + losses::list_len(risks(), panels) } else { len };
-    let pack = move |threads, group, out: &mut [u8]| match listed {
-        true => filters.pack_listed(threads, kernel, (m, k), out),
-        false => filters.pack(threads, kernel, group, (m, k), out),
-    };
-    match constant {
-        Some(id) => packed::Operands::of_constant(cpu, (id, Form::QuadRows { groups, m, k }), groups, all_len, pack),
-        None => packed::Operands::new(cpu, None, groups, len, pack),
-    }
+    let list = risks.map_or(0, |risks| losses::list_len(risks, panels));
+    let constant = constant.map(|id| (id, Form::QuadRows { groups, m, k }));
+    let len = Filters::len(m, k, kernel.tile.mr) + list;
+    packed::Operands::new(cpu, constant, groups, len, move |threads, group, out| match risks {
+        Some(_) => filters.pack_listed(threads, kernel, (m, k), out),
+        None => filters.pack(threads, kernel, group, (m, k), out),
+    })
 }
 
 /// A convolution of integers and its zero points.
@@ -175,10 +178,12 @@ impl<'a> Convolution<'a> {
         })
     }
 
-    /// See [`pairs`].
-    fn pairs(&self, cpu: &Cpu) -> Option<&'static ByteKernel> {
+    /// See [`pairs`]. Filters that were widened had too many.
+    fn pairs(&self, cpu: &Cpu) -> Option<(&'static ByteKernel, usize)> {
         let id = self.w_constant.filter(|_| self.groups == 1)?;
-        pairs(cpu, id, self.w, (self.filters, self.channels * self.geometry.taps()))
+        let (m, k) = (self.filters, self.channels * self.geometry.taps());
+        let widened = |(id, zero)| cpu.packed.has(id, Form::WideRows { groups: 1, m, k, zero });
+        if self.constant.is_some_and(widened) { None } else { pairs(cpu, id, self.w, (m, k)) }
     }
 
     /// Elements of the output.
@@ -217,9 +222,10 @@ impl<'a> Convolution<'a> {
             return Ok(());
         }
         let kernels = cpu.kernels();
-        match kernels.bytes.or_else(|| self.pairs(cpu)) {
-            Some(kernel) => self.run_quads(cpu, kernel, out, finish),
-            None => self.run_wide(cpu, kernels.wide, out, finish),
+        match (kernels.bytes, self.pairs(cpu)) {
+            (Some(kernel), _) => self.run_quads(cpu, kernel, None, out, finish),
+            (None, Some((kernel, risks))) => self.run_quads(cpu, kernel, Some(risks), out, finish),
+            (None, None) => self.run_wide(cpu, kernels.wide, out, finish),
         }
         Ok(())
     }
@@ -229,6 +235,7 @@ impl<'a> Convolution<'a> {
         &self,
         cpu: &Cpu,
         kernel: &ByteKernel,
+        risks: Option<usize>,
         out: &mut [O],
         finish: impl Fn(usize, usize, Sums<'_>, &mut [O]) + Sync,
     ) {
@@ -236,7 +243,7 @@ impl<'a> Convolution<'a> {
         let (k, n, m) = (self.channels * g.taps(), g.output_len(), self.filters / self.groups);
         let mr = kernel.tile.mr;
         let filters = Filters { bytes: self.w, zeros: &self.w_zeros };
-        let filters_packed = packed_filters(cpu, kernel, &filters, self.w_constant, (self.groups, m, k));
+        let filters_packed = packed_filters(cpu, kernel, risks, &filters, self.w_constant, (self.groups, m, k));
         let has_zeros = (0..self.filters).any(|filter| filters.zero(kernel, filter) != 0);
         let image = self.channels * g.input_len();
         let planes = Planes::new(g);

@@ -64,7 +64,7 @@ pub(crate) fn pack_ahead(cpu: &Cpu, b: TensorView<'_>, k: usize, n: usize) -> bo
     let (Some(id), Ok(bytes)) = (b.constant, Bytes::of("MatMulInteger", &b)) else { return false };
     match Way::of(cpu, Some(id), 1, (k, n), bytes) {
         Way::Quads(kernel) => drop(quads::packed_columns(cpu, kernel.tile.nr, Some(id), 1, (k, n), |_| bytes)),
-        Way::Pairs(kernel, id) => drop(quads::listed_columns(cpu, kernel.tile.nr, id, (k, n), bytes)),
+        Way::Pairs(kernel, weights) => drop(quads::listed_columns(cpu, kernel.tile.nr, weights, (k, n), bytes)),
         Way::Wide(kernel) => drop(wide::packed_columns(cpu, kernel.nr, Some(id), 1, (k, n), |_| bytes)),
     }
     true
@@ -74,8 +74,8 @@ pub(crate) fn pack_ahead(cpu: &Cpu, b: TensorView<'_>, k: usize, n: usize) -> bo
 enum Way {
     /// Four products at once, exactly.
     Quads(&'static ByteKernel),
-    /// Pairs of products, of which few can saturate, with a constant.
-    Pairs(&'static ByteKernel, ConstantId),
+    /// Pairs of products, of which few can saturate: with a constant, and how many (unless it is packed already).
+    Pairs(&'static ByteKernel, (ConstantId, usize)),
     /// Pairs of products of 16-bit numbers.
     Wide(&'static Kernel<i16>),
 }
@@ -87,19 +87,15 @@ impl Way {
         if let Some(kernel) = kernels.bytes {
             return Way::Quads(kernel);
         }
-        // The form that the constant was packed into tells what was found then.
+        // The form that the constant was packed into tells what was found then: nobody counts once more.
         let has = |id, form| cpu.packed.has(id, form);
-        match (kernels.pairs, constant) {
-            (Some(pairs), Some(id))
-                if matrices == 1
-                    && (has(id, Form::Quads { matrices, k, n })
-                        || (!has(id, Form::ByteColumns { matrices, k, n })
-                            && losses::count(bytes, k, n).is_some())) =>
-            {
-                Way::Pairs(&pairs.columns, id)
-            }
-            _ => Way::Wide(kernels.wide),
-        }
+        let risks = |id| match matrices {
+            1 if has(id, Form::Quads { matrices, k, n }) => Some(0),
+            1 if !has(id, Form::ByteColumns { matrices, k, n }) => losses::count(bytes, k, n),
+            _ => None,
+        };
+        let pairs = || Some(Way::Pairs(&kernels.pairs?.columns, (constant?, risks(constant?)?)));
+        pairs().unwrap_or(Way::Wide(kernels.wide))
     }
 }
 
@@ -182,7 +178,7 @@ impl<'a> Product<'a> {
         let (constant, matrices) = (self.b_view.constant, self.dims.b_matrices);
         match Way::of(cpu, constant, matrices, (self.dims.k, self.dims.n), self.b) {
             Way::Quads(kernel) => self.run_quads(cpu, kernel, out, finish),
-            Way::Pairs(kernel, id) => self.run_pairs(cpu, kernel, id, out, finish),
+            Way::Pairs(kernel, weights) => self.run_pairs(cpu, kernel, weights, out, finish),
             Way::Wide(kernel) => self.run_wide(cpu, kernel, out, finish),
         }
         Ok(())

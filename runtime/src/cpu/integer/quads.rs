@@ -193,18 +193,18 @@ pub(super) fn packed_columns<'a>(
     })
 }
 
-/// The panels of the constant `id` with their sums and, behind them, a list of risky pairs: for [`super::losses`].
+/// The panels of the constant `id` with their sums and, behind them, a list of its `risks` risky pairs: for [`super::losses`].
 pub(super) fn listed_columns(
     cpu: &Cpu,
     nr: usize,
-    id: ConstantId,
+    (id, risks): (ConstantId, usize),
     (k, n): (usize, usize),
     bytes: Bytes<'_>,
 ) -> Operands<impl Fn(usize, usize, &mut [u8])> {
     let len = columns_len(k, n, nr);
-    let risks = || losses::count(bytes, k, n).expect("asked before");
-    let list_len = || len + losses::list_len(risks(), n.div_ceil(nr));
-    Operands::of_constant(cpu, (id, Form::Quads { matrices: 1, k, n }), 1, list_len, move |threads, _, out| {
+    let all_len = len + losses::list_len(risks, n.div_ceil(nr));
+    let constant = Some((id, Form::Quads { matrices: 1, k, n }));
+    Operands::new(cpu, constant, 1, all_len, move |threads, _, out| {
         let (columns, list) = out.split_at_mut(len);
         pack_columns(threads, bytes, k, n, nr, columns);
         losses::list(&columns[..panels_len(k, n, nr)], nr, k.div_ceil(STEP), list);
@@ -250,13 +250,13 @@ impl Product<'_> {
         &self,
         cpu: &Cpu,
         kernel: &ByteKernel,
-        id: ConstantId,
+        (id, risks): (ConstantId, usize),
         out: &mut [O],
         finish: impl Fn(Part<'_>, &mut [O]) + Sync,
     ) {
         let Dims { m, n, k, ref batches, .. } = self.dims;
         let nr = kernel.tile.nr;
-        let b = listed_columns(cpu, nr, id, (k, n), self.b);
+        let b = listed_columns(cpu, nr, (id, risks), (k, n), self.b);
         if !thin::serves(m, k, nr) {
             return self.run_packed(cpu, kernel, &b, out, finish);
         }

@@ -102,13 +102,7 @@ unsafe fn i16_rows<const R: usize>(
                 acc[1] = _mm256_add_epi32(acc[1], _mm256_madd_epi16(pair, b1));
             }
         }
-        for (r, acc) in acc.iter().enumerate() {
-            for (half, &sum) in acc.iter().enumerate() {
-                let c = c.add(r * c_stride + half * 8);
-                let sum = if add { _mm256_add_epi32(sum, _mm256_loadu_si256(c.cast())) } else { sum };
-                _mm256_storeu_si256(c.cast(), sum);
-            }
-        }
+        store(&acc, c, c_stride, add);
     }
 }
 
@@ -167,8 +161,21 @@ unsafe fn pair_rows<const R: usize, const B_SIGNED: bool>(
                 }
             }
         }
-        for (r, acc) in acc.iter().enumerate() {
-            for (half, &sum) in acc.iter().enumerate() {
+        store(&acc, c, c_stride, add);
+    }
+}
+
+/// Stores the sums of `R` rows, or adds them to what is there.
+///
+/// # Safety
+/// `c` has room for `R` rows of NR, `c_stride` apart; AVX2.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn store<const R: usize>(acc: &[[__m256i; 2]; R], c: *mut i32, c_stride: usize, add: bool) {
+    for (r, acc) in acc.iter().enumerate() {
+        for (half, &sum) in acc.iter().enumerate() {
+            // SAFETY: the caller vouches for the room; neither access needs alignment.
+            unsafe {
                 let c = c.add(r * c_stride + half * 8);
                 let sum = if add { _mm256_add_epi32(sum, _mm256_loadu_si256(c.cast())) } else { sum };
                 _mm256_storeu_si256(c.cast(), sum);
