@@ -50,20 +50,34 @@ fn library(python: &Path) -> Result<PathBuf, Error> {
     if path.is_file() { Ok(path) } else { Err(Error::Failed("Python's onnxruntime has no library".to_owned())) }
 }
 
-/// A row for people.
+/// A row for people: the curve of an overload, where there is one, point by point.
 pub(super) fn line(row: &Value) -> String {
     let text = |key: &str| row[key].as_str().unwrap_or_default().to_owned();
     let number = |key: &str| row[key].as_f64().unwrap_or(f64::NAN);
-    let memory = match row["memory_mib"].as_array() {
-        Some(samples) => {
-            let mib = |sample: Option<&Value>| sample.and_then(Value::as_f64).unwrap_or(f64::NAN);
-            format!(", memory {:.0} to {:.0} MiB", mib(samples.first()), mib(samples.last()))
-        }
-        None => String::new(),
-    };
     let rate = match row["per_second"].as_f64() {
         Some(rate) => format!(" {rate:.1} a second, {} {:.1},", text("peer"), number("peer_per_second")),
         None => String::new(),
     };
-    format!("{:<16} {} {}:{rate} ratio {:.2}{memory}", text("name"), text("engine"), text("model"), number("ratio"))
+    let mut line =
+        format!("{:<16} {} {}:{rate} ratio {:.2}", text("name"), text("engine"), text("model"), number("ratio"));
+    if row["p99_ms"].is_number() {
+        line += &format!(", p99 {:.0} and {:.0} ms", number("p99_ms"), number("peer_p99_ms"));
+    }
+    if let Some(samples) = row["memory_mib"].as_array() {
+        let mib = |sample: Option<&Value>| sample.and_then(Value::as_f64).unwrap_or(f64::NAN);
+        line += &format!(", memory {:.0} to {:.0} MiB", mib(samples.first()), mib(samples.last()));
+    }
+    for point in row["curve"].as_array().into_iter().flatten() {
+        let number = |key: &str| point[key].as_f64().unwrap_or(f64::NAN);
+        line += &format!(
+            "\n    {:.1} x peak: {:.1} good a second ({:.2}), {} refused by 429, {} failed, p99 {:.0} ms",
+            number("factor"),
+            number("good_per_second"),
+            number("share_of_peak"),
+            point["refused"],
+            point["failed"],
+            number("p99_ms")
+        );
+    }
+    line
 }
