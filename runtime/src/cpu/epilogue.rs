@@ -1,10 +1,10 @@
-//! What happens to sums on their way to the output: scale, bias, activation, residual.
+//! What happens to sums on their way to the output: scale, bias, activation, residual, a last Relu.
 
 use crate::cpu::math;
 use crate::error::KernelError;
 use crate::graph::Unary;
 
-/// `y = activation(x + bias) + residual`, applied to one stretch of a row at a time while it is in the cache.
+/// `y = activation(x + bias) + residual`, or the larger of that and 0, applied to one stretch of a row at a time while it is in the cache.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Epilogue<'a> {
     /// Applied after the bias.
@@ -15,6 +15,8 @@ pub(crate) struct Epilogue<'a> {
     pub(crate) row_bias: Option<&'a [f32]>,
     /// Of the output's shape.
     pub(crate) residual: Option<&'a [f32]>,
+    /// A Relu follows the residual.
+    pub(crate) relu: bool,
 }
 
 impl Epilogue<'_> {
@@ -28,7 +30,8 @@ impl Epilogue<'_> {
             (None, None) => Bias::None,
         };
         let residual = self.residual.map(|residual| &residual[at..][..len]);
-        math::dispatch(Finish { x, bias, activation: self.activation, residual, out: &mut out[..len] });
+        let out = &mut out[..len];
+        math::dispatch(Finish { x, bias, activation: self.activation, residual, relu: self.relu, out });
     }
 
     /// An error unless the activation is one that can follow a product in place.
@@ -57,6 +60,7 @@ struct Finish<'a> {
     bias: Bias<'a>,
     activation: Option<Unary>,
     residual: Option<&'a [f32]>,
+    relu: bool,
     out: &'a mut [f32],
 }
 
@@ -65,11 +69,12 @@ impl math::Kernel for Finish<'_> {
 
     #[inline(always)]
     fn run<const FMA: bool>(self) {
-        let Finish { x, bias, activation, residual, out } = self;
+        let Finish { x, bias, activation, residual, relu, out } = self;
+        let positive = |x: f32| if x < 0.0 { 0.0 } else { x };
         // What is cheap goes into the loop that writes; other activations take a pass of their own.
         match activation {
             None => write(x, bias, residual, out, |x| x),
-            Some(Unary::Relu) => write(x, bias, residual, out, |x| if x < 0.0 { 0.0 } else { x }),
+            Some(Unary::Relu) => write(x, bias, residual, out, positive),
             Some(activation) => {
                 match bias {
                     Bias::None => (),
@@ -79,6 +84,10 @@ impl math::Kernel for Finish<'_> {
                 math::apply_unary(activation, x);
                 write(x, Bias::None, residual, out, |x| x);
             }
+        }
+        // The stretch is in the nearest cache.
+        if relu {
+            out.iter_mut().for_each(|x| *x = positive(*x));
         }
     }
 }
@@ -132,16 +141,19 @@ mod tests {
     }
 
     #[test]
-    fn the_order_is_bias_activation_residual() {
+    fn the_order_is_bias_activation_residual_relu() {
         let epilogue = Epilogue {
             activation: Some(Unary::Relu),
             column_bias: Some(&[0.0, 1.0, -5.0]),
             row_bias: None,
-            residual: Some(&[9.0, 10.0, 20.0]),
+            residual: Some(&[9.0, 10.0, -20.0]),
+            relu: false,
         };
         let mut out = [0.0; 2];
         epilogue.finish(0, 1, 1, &mut [1.0, 2.0], &mut out);
-        assert_eq!(out, [12.0, 20.0]);
+        assert_eq!(out, [12.0, -20.0]);
+        Epilogue { relu: true, ..epilogue }.finish(0, 1, 1, &mut [1.0, 2.0], &mut out);
+        assert_eq!(out, [12.0, 0.0]);
         assert!(Epilogue::check("MatMul", Some(Unary::IsNan)).is_err());
     }
 }

@@ -236,6 +236,7 @@ pub(crate) fn run(
         column_bias: operands.elements(4, "bias", n)?,
         row_bias: None,
         residual: operands.elements(5, "residual", len)?,
+        relu: false,
     };
     let out = operands.output::<f32>(outputs, 0, len)?;
     if len == 0 {

@@ -232,7 +232,7 @@ fn speed() {
             let window = Window { strides: vec![stride; 2], dilations: vec![1; 2], pads };
             let side = (size + 2 * pad - kernel) / stride + 1;
             let mut room = vec![0f32; m * side * side];
-            let op = Conv { groups, window, activation: None };
+            let op = Conv { groups, window, activation: None, relu: false };
             let time = best(threads, || {
                 let x = [Some(x.view()), constant(&w, 2000 + c * kernel)];
                 conv::run(&cpu, &op, &x, &mut out(&mut room, &[m, side, side])).unwrap();

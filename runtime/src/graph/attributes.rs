@@ -262,7 +262,7 @@ impl Window {
     }
 }
 
-/// `y = activation(conv(x, w) + bias) + residual`.
+/// `y = activation(conv(x, w) + bias) + residual`, and `max(y, 0)` with `relu`.
 ///
 /// Inputs: `x` [N, C, spatial...] f32, `w` [M, C / groups, kernel...] f32 or f16, `bias?` \[M\] f32, `residual?` of the
 /// output's shape.
@@ -274,6 +274,8 @@ pub struct Conv {
     pub window: Window,
     /// Applied after the bias.
     pub activation: Option<Unary>,
+    /// A Relu follows the residual, as in residual networks.
+    pub relu: bool,
 }
 
 /// An exact integer convolution: `y = conv(x - x_zero, w - w_zero)` as i32; padding stands for x_zero.
@@ -287,7 +289,8 @@ pub struct ConvInteger {
     pub window: Window,
 }
 
-/// `y = activation(x_scale * w_scale * conv(x - x_zero, w - w_zero) + bias) + residual`, the convolution exact in i32.
+/// `y = activation(x_scale * w_scale * conv(x - x_zero, w - w_zero) + bias) + residual`, the convolution exact in i32; `max(y, 0)`
+/// with `relu`.
 ///
 /// Inputs: `x`, `w`, `x_scale` scalar, `w_scale` scalar or \[M\], `x_zero?`, `w_zero?`, `bias?` \[M\] f32, `residual?`.
 #[derive(Clone, Debug, PartialEq)]
@@ -298,6 +301,8 @@ pub struct ConvIntegerToFloat {
     pub window: Window,
     /// Applied after the bias.
     pub activation: Option<Unary>,
+    /// A Relu follows the residual, as in residual networks.
+    pub relu: bool,
 }
 
 /// The largest or the mean of a window. Input: `x` [N, C, spatial...] f32.

@@ -38,6 +38,15 @@ fn activation_of(op: &mut Op) -> Option<&mut Option<Unary>> {
     }
 }
 
+/// Whether a Relu follows the residual, of an operator that can have one there.
+fn relu_of(op: &mut Op) -> Option<&mut bool> {
+    match op {
+        Op::Conv(c) => Some(&mut c.relu),
+        Op::ConvIntegerToFloat(c) => Some(&mut c.relu),
+        _ => None,
+    }
+}
+
 /// Activations that every product kernel has.
 fn fusable(u: Unary) -> bool {
     use Unary::*;
@@ -83,17 +92,28 @@ fn fuse_next(graph: &mut Graph, uses: &Uses, order: &Order, id: NodeId) -> bool 
     let Some((reader_id, reader)) = uses.sole_reader(graph, out) else { return false };
     let taken = |i: usize| node.inputs.get(i).copied().flatten().is_some();
     let mut op = node.op.clone();
-    let Some(activation) = activation_of(&mut op) else { return false };
+    // Behind a Relu nothing else fits.
+    if relu_of(&mut op).is_some_and(|relu| *relu) {
+        return false;
+    }
     let mut new_input = None;
     match &reader.op {
-        Op::Unary(u) if fusable(*u) && activation.is_none() && !taken(slots.residual) => *activation = Some(*u),
+        Op::Unary(Unary::Relu) if taken(slots.residual) => {
+            let Some(relu) = relu_of(&mut op) else { return false };
+            *relu = true;
+        }
+        Op::Unary(u) if fusable(*u) && !taken(slots.residual) => {
+            let Some(activation @ None) = activation_of(&mut op) else { return false };
+            *activation = Some(*u);
+        }
         Op::Binary(Binary::Add) if !taken(slots.residual) => {
             let Some(addend) = other(reader, out) else { return false };
             let Some(sum) = output(reader) else { return false };
             let channels = size_from_end(graph, out, slots.channel);
             let bias = channels.and_then(|n| along(graph, addend, slots.channel, n));
+            let activated = activation_of(&mut op).is_some_and(|activation| activation.is_some());
             match bias {
-                Some(bias) if !taken(slots.bias) && activation.is_none() && same_shape(graph, sum, out) => {
+                Some(bias) if !taken(slots.bias) && !activated && same_shape(graph, sum, out) => {
                     let name = format!("{}:flat", graph.value(addend).name);
                     new_input = Some((slots.bias, Err((name, bias))));
                 }
@@ -191,4 +211,51 @@ fn absorb(graph: &mut Graph, uses: &Uses, id: NodeId) -> bool {
     graph.remove_node(reader_id);
     replace_output(graph, id, Op::Norm(norm), inputs, result);
     true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::{Conv, Dim, Fact, Padding, Window, infer_graph};
+    use crate::optimize::optimize;
+    use crate::tensor::{DType, Tensor};
+    use crate::{Session, SessionOptions};
+
+    /// A block of a residual network: `relu(conv(relu(conv(x))) + x)`, or another activation last.
+    fn residual_block(last: Unary) -> Graph {
+        let mut g = Graph::new();
+        let x = g.add_input("x", Fact::new(DType::F32, [1, 2, 5, 5].map(Dim::from).to_vec()));
+        let conv = |g: &mut Graph, name: &str, x: ValueId, seed: usize| {
+            let w: Vec<f32> = (0..2 * 2 * 9).map(|i| ((i * 7 + seed) % 11) as f32 * 0.1 - 0.5).collect();
+            let w = g.add_constant(format!("{name}.w"), Tensor::from_slice(&[2, 2, 3, 3], &w).unwrap());
+            let window = Window { strides: vec![1; 2], dilations: vec![1; 2], pads: Padding::Explicit(vec![1; 4]) };
+            let op = Conv { groups: 1, window, activation: None, relu: false };
+            g.apply(name, Op::Conv(op), &[Some(x), Some(w)])
+        };
+        let inner = conv(&mut g, "inner", x, 1);
+        let inner = g.apply("inner.relu", Op::Unary(Unary::Relu), &[Some(inner)]);
+        let outer = conv(&mut g, "outer", inner, 5);
+        let sum = g.apply("sum", Op::Binary(Binary::Add), &[Some(outer), Some(x)]);
+        let y = g.apply("y", Op::Unary(last), &[Some(sum)]);
+        g.add_output("y", y);
+        infer_graph(&mut g).unwrap();
+        g
+    }
+
+    #[test]
+    fn a_residual_block_is_two_convolutions() {
+        for (last, nodes) in [(Unary::Relu, 2), (Unary::HardSwish, 3)] {
+            let before = residual_block(last);
+            let mut after = before.clone();
+            optimize(&mut after).unwrap();
+            assert_eq!(after.node_count(), nodes, "{last:?}");
+            let run = |g: Graph| {
+                let x: Vec<f32> = (0..50).map(|i| (i as f32 * 0.7).sin()).collect();
+                let x = Tensor::from_slice(&[1, 2, 5, 5], &x).unwrap();
+                Session::new(g, SessionOptions::default()).run(&[("x", x)]).unwrap()[0].1.to_f32_vec().unwrap()
+            };
+            let (a, b) = (run(before), run(after));
+            assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-5), "{last:?}: {a:?} {b:?}");
+        }
+    }
 }

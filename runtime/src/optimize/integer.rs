@@ -6,7 +6,7 @@
 
 use super::pattern::{Uses, operands, other, output, source};
 use super::{Context, OptimizeError, Rewrite};
-use crate::graph::{Binary, ConvIntegerToFloat, Graph, MatMulIntegerToFloat, Node, NodeId, Op, ValueId};
+use crate::graph::{Binary, Conv, ConvIntegerToFloat, Graph, MatMulIntegerToFloat, Node, NodeId, Op, ValueId};
 use crate::tensor::DType;
 
 pub(super) struct FuseIntegerProducts;
@@ -92,9 +92,12 @@ fn fuse_dynamic(graph: &mut Graph, uses: &Uses, id: NodeId) -> bool {
         let inputs = vec![Some(a), Some(b), Some(a_scale), Some(b_scale), zeros(2), zeros(3)];
         let op = match conv {
             None => Op::MatMulIntegerToFloat(MatMulIntegerToFloat::default()),
-            Some(c) => {
-                Op::ConvIntegerToFloat(ConvIntegerToFloat { groups: c.groups, window: c.window, activation: None })
-            }
+            Some(c) => Op::ConvIntegerToFloat(ConvIntegerToFloat {
+                groups: c.groups,
+                window: c.window,
+                activation: None,
+                relu: false,
+            }),
         };
         Some((op, inputs, cast_id, mul_id, output(mul)?))
     })();
@@ -146,7 +149,8 @@ fn fuse_static(graph: &mut Graph, id: NodeId) -> bool {
                 (op, channels, if transpose { rank - 2 } else { rank - 1 }, transpose)
             }
             Op::Conv(c) => {
-                let op = ConvIntegerToFloat { groups: c.groups, window: c.window.clone(), activation: c.activation };
+                let Conv { groups, window, activation, relu } = c.clone();
+                let op = ConvIntegerToFloat { groups, window, activation, relu };
                 (Op::ConvIntegerToFloat(op), columns(graph, b.x, |s| s.first().copied()), 0, false)
             }
             _ => return None,

@@ -53,6 +53,7 @@ pub(crate) fn run_to_float(
         column_bias: None,
         row_bias: operands.elements(6, "bias", filters)?,
         residual: operands.elements(7, "residual", convolution.outputs()?)?,
+        relu: op.relu,
     };
     let scales = Scales::new(operands, (2, "x_scale"), (3, "w_scale"), filters)?;
     convolution.run::<f32>(cpu, operands, outputs, |filter, at, sums, out| {

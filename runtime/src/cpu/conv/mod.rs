@@ -70,6 +70,7 @@ fn typed<S: Element + Widen>(
         column_bias: None,
         row_bias: operands.elements(2, "bias", filters)?,
         residual: operands.elements(3, "residual", len)?,
+        relu: op.relu,
     };
     let (x, elements) = (x.as_slice::<f32>()?, w.as_slice::<S>()?);
     let filters_of = Filters::new(cpu, elements, w.constant, (m, k));

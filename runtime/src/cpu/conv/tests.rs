@@ -96,8 +96,9 @@ fn floats_with_epilogue_and_constants() {
             let halves: Vec<f16> = w.iter().map(|&w| f16::from_f32(w)).collect();
             let th = Tensor::from_slice(c.w, &halves).unwrap();
             let (tb, tr) = (Tensor::vector(&bias), Tensor::vector(&residual));
-            for full in [false, true] {
-                let op = Conv { groups: c.groups, window: window.clone(), activation: full.then_some(Unary::Relu) };
+            for (full, relu) in [(false, false), (true, false), (true, true)] {
+                let activation = full.then_some(Unary::Relu);
+                let op = Conv { groups: c.groups, window: window.clone(), activation, relu };
                 for (variant, tw) in [&tw, &tw, &th, &th].into_iter().enumerate() {
                     let mut w_view = tw.view();
                     w_view.constant = (variant > 0).then_some(ConstantId((2 * i + (variant == 1) as usize) as u32));
@@ -108,6 +109,9 @@ fn floats_with_epilogue_and_constants() {
                         let mut want = sums[at] as f32;
                         if full {
                             want = (want + bias[at / n % c.w[0]]).max(0.0) + residual[at];
+                        }
+                        if relu {
+                            want = want.max(0.0);
                         }
                         assert_eq!(got, want, "case {i} variant {variant} at {at}");
                     }
@@ -167,15 +171,18 @@ fn check_integers(cpu: &Cpu) {
                         Some(tb.view()),
                         Some(tr.view()),
                     ];
-                    let mut out = vec![0f32; len];
-                    let op =
-                        ConvIntegerToFloat { groups: c.groups, window: window.clone(), activation: Some(Unary::Relu) };
-                    run_integer_to_float(cpu, &op, &inputs, &mut [view(&mut out, &[len])]).unwrap();
-                    for (at, &got) in out.iter().enumerate() {
-                        let filter = at / n % c.w[0];
-                        let scaled = sums[at] as f32 * (0.5 * scales[filter % scales.len()]);
-                        let want = (scaled + tb.as_slice::<f32>().unwrap()[filter]).max(0.0);
-                        assert_eq!(got, want + tr.as_slice::<f32>().unwrap()[at]);
+                    for relu in [false, true] {
+                        let mut out = vec![0f32; len];
+                        let (window, activation) = (window.clone(), Some(Unary::Relu));
+                        let op = ConvIntegerToFloat { groups: c.groups, window, activation, relu };
+                        run_integer_to_float(cpu, &op, &inputs, &mut [view(&mut out, &[len])]).unwrap();
+                        for (at, &got) in out.iter().enumerate() {
+                            let filter = at / n % c.w[0];
+                            let scaled = sums[at] as f32 * (0.5 * scales[filter % scales.len()]);
+                            let want = (scaled + tb.as_slice::<f32>().unwrap()[filter]).max(0.0);
+                            let want = want + tr.as_slice::<f32>().unwrap()[at];
+                            assert_eq!(got, if relu { want.max(0.0) } else { want });
+                        }
                     }
                 }
             }
@@ -192,7 +199,8 @@ fn same_padding_and_refusals() {
         let window = Window { strides: vec![1], dilations: vec![1], pads };
         let mut out = vec![0f32; len];
         let inputs = [Some(x.view()), Some(w.view())];
-        run(&cpu, &Conv { groups, window, activation: None }, &inputs, &mut [view(&mut out, &[len])]).map(|()| out)
+        run(&cpu, &Conv { groups, window, activation: None, relu: false }, &inputs, &mut [view(&mut out, &[len])])
+            .map(|()| out)
     };
     assert_eq!(call(Padding::SameUpper, 1, 5).unwrap(), [2., 2., 2., 2., 1.]);
     assert_eq!(call(Padding::SameLower, 1, 5).unwrap(), [1., 2., 2., 2., 2.]);

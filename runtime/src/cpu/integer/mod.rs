@@ -52,6 +52,7 @@ pub(crate) fn run_to_float(
         column_bias: operands.elements(6, "bias", n)?,
         row_bias: None,
         residual: operands.elements(7, "residual", product.dims.outputs()?)?,
+        relu: false,
     };
     let scales = Scales::new(operands, (2, "a_scale"), (3, "b_scale"), n)?;
     product.run::<f32>(cpu, operands, outputs, |Part { at, row, column, sums }, out| {

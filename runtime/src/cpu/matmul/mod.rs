@@ -54,6 +54,7 @@ fn typed<S: Element + Widen>(
         column_bias: operands.elements(2, "bias", n)?,
         row_bias: None,
         residual: operands.elements(3, "residual", len)?,
+        relu: false,
     };
     let (a_data, b_data) = (a.as_slice::<f32>()?, b.as_slice::<S>()?);
     let out = operands.output::<f32>(outputs, 0, len)?;

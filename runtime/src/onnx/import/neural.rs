@@ -52,7 +52,7 @@ pub(super) fn conv(cx: &mut NodeContext<'_, '_>, activation: Option<Unary>) -> R
     let (groups, window) = conv_attributes(cx, w)?;
     let mut inputs = vec![Some(x), Some(w)];
     inputs.extend(cx.input(2)?.map(Some));
-    cx.emit(Op::Conv(Conv { groups, window, activation }), &inputs)
+    cx.emit(Op::Conv(Conv { groups, window, activation, relu: false }), &inputs)
 }
 
 fn conv_integer(cx: &mut NodeContext<'_, '_>) -> Result<ValueId, String> {

@@ -19,6 +19,8 @@ struct Params {
 
 const BIAS: u32 = 1u;
 const RESIDUAL: u32 = 4u;
+// A Relu follows the residual.
+const RELU: u32 = 16u;
 
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> x: array<f32>;
@@ -68,6 +70,9 @@ fn main(
     sum = unary(p.activation, sum, p.activation_a, p.activation_b);
     if ((p.flags & RESIDUAL) != 0u) {
         sum += residual[at];
+    }
+    if ((p.flags & RELU) != 0u && sum < 0.0) {
+        sum = 0.0;
     }
     y[at] = sum;
 }

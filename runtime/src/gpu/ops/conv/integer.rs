@@ -77,17 +77,28 @@ struct Parts<'a> {
     window: &'a Window,
     zeros: usize,
     activation: Option<Unary>,
+    relu: bool,
     to_float: bool,
 }
 
 fn parts(op: &Op) -> Option<Parts<'_>> {
     match op {
-        Op::ConvInteger(c) => {
-            Some(Parts { groups: c.groups, window: &c.window, zeros: 2, activation: None, to_float: false })
-        }
-        Op::ConvIntegerToFloat(c) => {
-            Some(Parts { groups: c.groups, window: &c.window, zeros: 4, activation: c.activation, to_float: true })
-        }
+        Op::ConvInteger(c) => Some(Parts {
+            groups: c.groups,
+            window: &c.window,
+            zeros: 2,
+            activation: None,
+            relu: false,
+            to_float: false,
+        }),
+        Op::ConvIntegerToFloat(c) => Some(Parts {
+            groups: c.groups,
+            window: &c.window,
+            zeros: 4,
+            activation: c.activation,
+            relu: c.relu,
+            to_float: true,
+        }),
         _ => None,
     }
 }
@@ -134,7 +145,7 @@ pub(super) fn record(op: &Op, ctx: &Ctx<'_>, forced: Option<IntegerChoice>) -> R
         let sums = if parts.to_float { Some(ctx.scratch(DType::I32, &y.shape)?) } else { None };
         direct(ctx, &g, x, w, [x_zero, w_zero], sums.as_ref().unwrap_or(y))?;
         return match sums {
-            Some(sums) => rescale(ctx, &g, &sums, parts.activation, y),
+            Some(sums) => rescale(ctx, &g, &sums, &parts, y),
             None => Ok(()),
         };
     }
@@ -163,6 +174,7 @@ pub(super) fn record(op: &Op, ctx: &Ctx<'_>, forced: Option<IntegerChoice>) -> R
             residual: ctx.optional(7),
             per_row: true,
             activation: parts.activation,
+            relu: parts.relu,
         }),
     };
     let choice: KernelChoice = choose(extents.m, None);
@@ -208,20 +220,15 @@ fn direct(
     })
 }
 
-fn rescale(
-    ctx: &Ctx<'_>,
-    g: &Geometry,
-    sums: &GpuTensor,
-    activation: Option<Unary>,
-    y: &GpuTensor,
-) -> Result<(), KernelError> {
+fn rescale(ctx: &Ctx<'_>, g: &Geometry, sums: &GpuTensor, parts: &Parts<'_>, y: &GpuTensor) -> Result<(), KernelError> {
     let (x_scale, w_scale) = (ctx.input(2)?, ctx.input(3)?);
-    let (activation, activation_params) = activation_code(activation);
+    let (activation, activation_params) = activation_code(parts.activation);
     let mut bits = 0;
     for (flag, set) in [
         (flags::BIAS, ctx.optional(6).is_some()),
         (flags::RESIDUAL, ctx.optional(7).is_some()),
         (W_SCALES, w_scale.len() > 1),
+        (flags::RELU, parts.relu),
     ] {
         bits |= if set { flag } else { 0 };
     }

@@ -132,7 +132,8 @@ fn record_conv(op: &Conv, ctx: &Ctx<'_>, forced: Option<ConvChoice>) -> Result<(
     if choice == ConvChoice::Direct {
         let (activation, activation_params) = activation_code(op.activation);
         let mut bits = 0;
-        for (flag, set) in [(flags::BIAS, bias.is_some()), (flags::RESIDUAL, residual.is_some())] {
+        let set = [(flags::BIAS, bias.is_some()), (flags::RESIDUAL, residual.is_some()), (flags::RELU, op.relu)];
+        for (flag, set) in set {
             bits |= if set { flag } else { 0 };
         }
         let params = DirectParams {
@@ -162,7 +163,7 @@ fn record_conv(op: &Conv, ctx: &Ctx<'_>, forced: Option<ConvChoice>) -> Result<(
     let pointwise = choice == ConvChoice::Pointwise;
     let params = Params {
         // The bias goes along the rows, which are channels.
-        flags: flags::BIAS_ROW,
+        flags: flags::BIAS_ROW | if op.relu { flags::RELU } else { 0 },
         groups: g.groups as u32,
         batch: scaled(e.batch, 1),
         a_batch: scaled(e.a_batch, e.m * e.k),

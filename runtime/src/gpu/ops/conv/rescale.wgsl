@@ -13,6 +13,8 @@ struct Params {
 const BIAS: u32 = 1u;
 const RESIDUAL: u32 = 4u;
 const W_SCALES: u32 = 8u;
+// A Relu follows the residual.
+const RELU: u32 = 16u;
 
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> sums: array<i32>;
@@ -41,6 +43,9 @@ fn main(
     v = unary(p.activation, v, p.activation_a, p.activation_b);
     if ((p.flags & RESIDUAL) != 0u) {
         v += residual[at];
+    }
+    if ((p.flags & RELU) != 0u && v < 0.0) {
+        v = 0.0;
     }
     y[at] = v;
 }

@@ -121,14 +121,16 @@ fn every_kernel_matches_the_host() {
         let (x, w) = (rng.floats(len(&c.x)), rng.floats(len(&c.w)));
         let (bias, residual) = (rng.floats(g.channels), rng.floats(len(&c.y)));
         let halves: Vec<f16> = w.iter().map(|&v| f16::from_f32(v)).collect();
-        let op = Conv { groups: c.groups, window: c.window.clone(), activation: Some(Unary::Relu) };
-        for half in [false, true] {
+        let op = Conv { groups: c.groups, window: c.window.clone(), activation: Some(Unary::Relu), relu: false };
+        for (half, relu) in [(false, false), (false, true), (true, false)] {
+            let op = Conv { relu, ..op.clone() };
+            let last = |y: f32| if relu { y.max(0.0) } else { y };
             let w_used: Vec<f32> = if half { halves.iter().map(|v| v.to_f32()).collect() } else { w.clone() };
             let sums = naive(&g, &wide(&x), &wide(&w_used), 0.0);
             let want: Vec<f32> = sums
                 .iter()
                 .enumerate()
-                .map(|(j, &s)| (s as f32 + bias[j / g.pixels() % g.channels]).max(0.0) + residual[j])
+                .map(|(j, &s)| last((s as f32 + bias[j / g.pixels() % g.channels]).max(0.0) + residual[j]))
                 .collect();
             let weights = if half { Tensor::from_slice(&c.w, &halves) } else { Tensor::from_slice(&c.w, &w) }.unwrap();
             let inputs = [
@@ -138,7 +140,7 @@ fn every_kernel_matches_the_host() {
                 Some(Tensor::from_slice(&c.y, &residual).unwrap()),
             ];
             let got = run(&gpu, &Op::Conv(op.clone()), &inputs, &[(DType::F32, &c.y)]).remove(0);
-            assert_close(&got, &want, 1e-5, 2e-5, (i, half));
+            assert_close(&got, &want, 1e-5, 2e-5, (i, half, relu));
             let up: Vec<_> = inputs.iter().map(|t| t.as_ref().map(|t| gpu.upload(t.view()).unwrap())).collect();
             let up: Vec<_> = up.iter().map(Option::as_ref).collect();
             for forced in [ConvChoice::Direct, ConvChoice::Implicit] {
@@ -146,7 +148,7 @@ fn every_kernel_matches_the_host() {
                 let ctx = Ctx { gpu: &gpu, name: "Conv", inputs: &up, outputs: &[&y], collect: None };
                 record_conv(&op, &ctx, Some(forced)).unwrap();
                 let got = pollster::block_on(gpu.download(&y)).unwrap();
-                assert_close(&got, &want, 1e-5, 2e-5, (i, half, forced));
+                assert_close(&got, &want, 1e-5, 2e-5, (i, half, relu, forced));
             }
         }
     }
@@ -189,19 +191,22 @@ fn integer_case(gpu: &Gpu, rng: &mut Lcg, i: usize, c: &Case) {
     let scales: Vec<f32> =
         rng.floats(if i.is_multiple_of(2) { 1 } else { g.channels }).iter().map(|s| s.abs() * 1e-3).collect();
     let (bias, residual) = (rng.floats(g.channels), rng.floats(sums.len()));
+    let relu = i % 3 > 0;
     let want: Vec<f32> = sums
         .iter()
         .enumerate()
         .map(|(j, &s)| {
             let m = j / g.pixels() % g.channels;
             let scale = 0.02 * scales[if scales.len() > 1 { m } else { 0 }];
-            (s as f32 * scale + bias[m]).max(0.0) + residual[j]
+            let y = (s as f32 * scale + bias[m]).max(0.0) + residual[j];
+            if relu { y.max(0.0) } else { y }
         })
         .collect();
     let op = Op::ConvIntegerToFloat(ConvIntegerToFloat {
         groups: c.groups,
         window: c.window.clone(),
         activation: Some(Unary::Relu),
+        relu,
     });
     let inputs = [
         x,

@@ -60,6 +60,7 @@ const RESIDUAL: u32 = 4;
 const TO_FLOAT: u32 = 8;
 const A_SCALES: u32 = 16;
 const B_SCALES: u32 = 32;
+const RELU: u32 = 64;
 
 /// What follows the accumulators when the output is f32.
 #[derive(Clone, Copy)]
@@ -76,6 +77,8 @@ pub(crate) struct Epilogue<'a> {
     pub(crate) per_row: bool,
     /// Between bias and residual.
     pub(crate) activation: Option<Unary>,
+    /// After the residual.
+    pub(crate) relu: bool,
 }
 
 /// One exact product.
@@ -124,6 +127,7 @@ pub(crate) fn dispatch(
         for (flag, set) in [
             (BIAS, l.bias.is_some()),
             (RESIDUAL, l.residual.is_some()),
+            (RELU, l.relu),
             (PER_ROW, l.per_row),
             (A_SCALES, l.a_scale.len() > 1),
             (B_SCALES, l.b_scale.len() > 1),
@@ -235,6 +239,7 @@ pub(crate) fn record_with(op: &Op, ctx: &Ctx<'_>, forced: Option<KernelChoice>) 
             residual: ctx.optional(7),
             per_row: false,
             activation: at.activation,
+            relu: false,
         }),
     };
     let choice = choose(extents.m, forced);

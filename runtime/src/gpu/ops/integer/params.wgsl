@@ -28,6 +28,8 @@ const RESIDUAL: u32 = 4u;
 const TO_FLOAT: u32 = 8u;
 const A_SCALES: u32 = 16u;
 const B_SCALES: u32 = 32u;
+// A Relu follows the residual.
+const RELU: u32 = 64u;
 
 @group(0) @binding(0) var<uniform> p: Params;
 @group(0) @binding(1) var<storage, read> a: array<vec4<u32>>;
@@ -91,6 +93,9 @@ fn store(product: i32, row: u32, col: u32, z: u32, rows: vec2<u32>) {
     v = unary(p.activation, v, p.activation_a, p.activation_b);
     if ((p.flags & RESIDUAL) != 0u) {
         v += residual[at];
+    }
+    if ((p.flags & RELU) != 0u && v < 0.0) {
+        v = 0.0;
     }
     y[at] = bitcast<u32>(v);
 }

@@ -19,5 +19,8 @@ fn store(sum: f32, row: u32, col: u32, z: u32) {
     if ((p.flags & RESIDUAL) != 0u) {
         v += residual[at];
     }
+    if ((p.flags & RELU) != 0u && v < 0.0) {
+        v = 0.0;
+    }
     y[at] = v;
 }

@@ -38,6 +38,8 @@ const BIAS_ROW: u32 = 2u;
 const RESIDUAL: u32 = 4u;
 // Neighbours in k lie side by side in b, so neighbouring lanes load neighbours in k.
 const K_CONTIGUOUS: u32 = 8u;
+// A Relu follows the residual.
+const RELU: u32 = 16u;
 const ZEROS_PACKED: u32 = 32u;
 const ZEROS_FLOAT: u32 = 64u;
 

@@ -116,6 +116,8 @@ pub(crate) mod flags {
     pub(crate) const BIAS_ROW: u32 = 2;
     /// A residual is bound.
     pub(crate) const RESIDUAL: u32 = 4;
+    /// A Relu follows the residual.
+    pub(crate) const RELU: u32 = 16;
     /// Neighbours in k are neighbours in b's memory.
     pub(crate) const K_CONTIGUOUS: u32 = 8;
     /// Zero points of quantized weights are packed as the weights are.
