@@ -16,6 +16,8 @@ pub(crate) enum Form {
     Columns { matrices: usize, k: usize, n: usize, transposed: bool },
     /// f32 panels of rows: `groups` matrices of `m` x `k`.
     Rows { groups: usize, m: usize, k: usize },
+    /// Filters of 3 x 3 elements transformed for `conv/winograd.rs`: 16 times panels of rows, f32, `m` x `channels`.
+    Winograd { m: usize, channels: usize },
     /// All elements as f32, in their order, less the zero points of the constant `zero`.
     Floats { zero: Option<ConstantId> },
     /// Panels of columns in bytes.

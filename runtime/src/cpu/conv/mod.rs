@@ -1,7 +1,8 @@
 //! Convolutions and pooling over one to three spatial dimensions.
 //!
 //! A convolution is a product of its filters with patches of the input (gathered block by block); if the window is one
-//! element, the input is that matrix already. Filters that see one channel each have a kernel of their own.
+//! element, the input is that matrix already. Filters that see one channel each have a kernel of their own, and windows of
+//! 3 x 3 a way with fewer multiplications.
 
 mod depthwise;
 mod filters;
@@ -13,6 +14,7 @@ mod pool;
 mod positions;
 #[cfg(test)]
 mod random;
+mod winograd;
 
 use depthwise::Depthwise;
 use filters::Filters;
@@ -90,6 +92,21 @@ fn typed<S: Element + Widen>(
         return Ok(());
     }
     let kernel = cpu.kernels().f32;
+    if let Some(id) = w.constant.filter(|_| winograd::serves(&g, op.groups, m, channels)) {
+        let bytes = winograd::filters_len(m, channels, kernel.mr) * size_of::<f32>();
+        let packed = cpu.packed.get(id, Form::Winograd { m, channels }, bytes, |out| {
+            filters_of.pack_winograd(cpu.threads(), kernel.mr, bytemuck::cast_slice_mut(out));
+        });
+        let filters: &[f32] = bytemuck::cast_slice(packed.as_slice());
+        let tiles = winograd::tiles_of(&g);
+        let (planes, output) = (Planes::new(&tiles), [g.output[1], g.output[2]]);
+        over_batches(cpu, g.batch, m * n, out, |cx: Context<'_>, i, out: &mut [f32]| {
+            let (planes, at) = (&planes, i * m * n);
+            let of = winograd::Convolution { kernel, planes, output, filters, m, channels, epilogue, at };
+            of.run(cx, &x[i * image..][..image], out);
+        });
+        return Ok(());
+    }
     let planes = Planes::new(&g);
     let of_group = |group: usize| Epilogue { row_bias: epilogue.row_bias.map(|b| &b[group * m..][..m]), ..epilogue };
     if let Some(id) = w.constant.filter(|_| positions::serves(m, n, kernel.nr)) {

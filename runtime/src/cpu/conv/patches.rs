@@ -21,6 +21,13 @@ pub(super) const LINE: usize = WIDTH + CHUNK;
 /// The planes of some channels of one image in memory.
 pub(crate) struct Loaded(AlignedBytes);
 
+impl Loaded {
+    /// The planes of the channels, one after another, and [`CHUNK`] elements more.
+    pub(super) fn elements<T: bytemuck::Pod>(&self) -> &[T] {
+        bytemuck::cast_slice(self.0.as_slice())
+    }
+}
+
 /// The patches of some channels of one image.
 pub(crate) struct Patches<'a, T> {
     planes: &'a Planes<'a>,
@@ -123,7 +130,7 @@ impl<'a> Patches<'a, u8> {
 
 impl<'a, T: bytemuck::Pod> Patches<'a, T> {
     fn of(planes: &'a Planes<'a>, loaded: &'a Loaded, pad: T, flip: i16) -> Self {
-        let x: &[T] = bytemuck::cast_slice(loaded.0.as_slice());
+        let x: &[T] = loaded.elements();
         let channels = (x.len() - CHUNK) / planes.len().max(1);
         Patches { planes, x, channels, pad, flip, signed: true }
     }

@@ -12,7 +12,7 @@ struct Case {
 }
 
 /// Plain, padded unevenly, strided, dilated, grouped, depthwise (with multiplier), pointwise, patches; 1 to 3 dimensions; a window
-/// too large for sums in f32.
+/// too large for sums in f32; 3 x 3 of many channels.
 #[rustfmt::skip]
 const CASES: &[Case] = &[
     Case { x: &[1, 3, 9, 8], w: &[5, 3, 3, 3], groups: 1, strides: &[1, 1], dilations: &[1, 1], pads: &[1, 1, 1, 1] },
@@ -31,6 +31,9 @@ const CASES: &[Case] = &[
     Case { x: &[1, 2, 5, 5, 6], w: &[2, 1, 3, 3, 2], groups: 2, strides: &[2, 1, 2], dilations: &[1, 1, 2], pads: &[1, 1, 0, 0, 1, 3] },
     Case { x: &[1, 1, 30, 31], w: &[2, 1, 3, 3], groups: 1, strides: &[1, 1], dilations: &[1, 1], pads: &[1, 1, 1, 1] },
     Case { x: &[0, 3, 9, 8], w: &[5, 3, 3, 3], groups: 1, strides: &[1, 1], dilations: &[1, 1], pads: &[1, 1, 1, 1] },
+    Case { x: &[2, 16, 9, 8], w: &[17, 16, 3, 3], groups: 1, strides: &[1, 1], dilations: &[1, 1], pads: &[1, 1, 1, 1] },
+    Case { x: &[1, 20, 31, 37], w: &[33, 20, 3, 3], groups: 1, strides: &[1, 1], dilations: &[1, 1], pads: &[0, 1, 3, 0] },
+    Case { x: &[1, 16, 1, 1], w: &[16, 16, 3, 3], groups: 1, strides: &[1, 1], dilations: &[1, 1], pads: &[1, 1, 1, 1] },
     Case { x: &[1, 2, 20, 20], w: &[4, 1, 17, 17], groups: 2, strides: &[1, 1], dilations: &[1, 1], pads: &[0, 0, 0, 0] },
 ];
 
