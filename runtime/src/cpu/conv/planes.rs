@@ -6,6 +6,7 @@
 use std::ops::Range;
 
 use super::geometry::Geometry;
+use crate::cpu::math;
 
 /// Elements that are copied together; copies may reach that far past the last plane.
 pub(crate) const CHUNK: usize = 16;
@@ -15,6 +16,8 @@ pub(crate) struct Planes<'a> {
     pub(crate) geometry: &'a Geometry,
     /// Sizes of a phase's plane.
     pub(crate) size: [usize; 3],
+    /// Phases that the window reads: not all if it is smaller than its stride, or dilated.
+    phases: [usize; 3],
     /// For each element of the window, where it begins.
     pub(crate) offsets: Vec<usize>,
 }
@@ -27,6 +30,10 @@ impl<'a> Planes<'a> {
             let reach = (g.output[d].max(1) - 1) * g.strides[d] + (g.kernel[d] - 1) * g.dilations[d] + 1;
             reach.div_ceil(g.strides[d])
         });
+        let phases = [0, 1, 2].map(|d| {
+            let phase = |tap: usize| tap * g.dilations[d] % g.strides[d];
+            (0..g.kernel[d]).map(phase).max().unwrap_or(0) + 1
+        });
         let len = size.iter().product::<usize>();
         let [_, kh, kw] = g.kernel;
         let offsets = (0..g.taps())
@@ -34,49 +41,23 @@ impl<'a> Planes<'a> {
                 let (mut phase, mut offset) = (0, 0);
                 for (d, tap) in [tap / kw / kh, tap / kw % kh, tap % kw].into_iter().enumerate() {
                     let position = tap * g.dilations[d];
-                    phase = phase * g.strides[d] + position % g.strides[d];
+                    phase = phase * phases[d] + position % g.strides[d];
                     offset = offset * size[d] + position / g.strides[d];
                 }
                 phase * len + offset
             })
             .collect();
-        Planes { geometry, size, offsets }
+        Planes { geometry, size, phases, offsets }
     }
 
     /// Elements of a channel's planes.
     pub(crate) fn len(&self) -> usize {
-        self.size.iter().product::<usize>() * self.geometry.strides.iter().product::<usize>()
+        self.size.iter().product::<usize>() * self.phases.iter().product::<usize>()
     }
 
     /// Copies the channel `x` into `planes`; what lies outside the input becomes `pad`.
     pub(crate) fn load<S: Copy, T: Copy>(&self, x: &[S], pad: T, convert: impl Fn(S) -> T, planes: &mut [T]) {
-        let g = self.geometry;
-        let [_, ph, pw] = self.size;
-        let len: usize = self.size.iter().product();
-        let [sd, sh, sw] = g.strides;
-        let planes = &mut planes[..self.len()];
-        planes.fill(pad);
-        for (line, x) in x.chunks_exact(g.input[2].max(1)).enumerate() {
-            let (d, h) = (line / g.input[1] + g.before[0], line % g.input[1] + g.before[1]);
-            if d / sd >= self.size[0] || h / sh >= ph {
-                continue;
-            }
-            for phase in 0..sw {
-                // Input element i lies at i + before in the padded row.
-                let first = (phase + sw - g.before[2] % sw) % sw;
-                let column = (first + g.before[2]) / sw;
-                if column >= pw {
-                    continue;
-                }
-                let plane = ((d % sd * sh + h % sh) * sw + phase) * len;
-                let out = &mut planes[plane + (d / sd * ph + h / sh) * pw..][column..pw];
-                if sw == 1 {
-                    out.iter_mut().zip(x).for_each(|(out, &x)| *out = convert(x));
-                } else if let Some(x) = x.get(first..) {
-                    out.iter_mut().zip(x.iter().step_by(sw)).for_each(|(out, &x)| *out = convert(x));
-                }
-            }
-        }
+        math::dispatch(Load { planes: self, x, pad, convert, out: &mut planes[..self.len()] });
     }
 
     /// The outputs `columns` line by line: calls `line(first, start, length)` with the first output counted from
@@ -103,5 +84,99 @@ impl<'a> Planes<'a> {
     /// Whether neighbouring outputs are neighbours in a plane throughout.
     pub(crate) fn is_contiguous(&self) -> bool {
         self.size == self.geometry.output
+    }
+}
+
+/// A channel on its way into planes.
+struct Load<'s, 'a, S, T, F> {
+    planes: &'s Planes<'a>,
+    x: &'s [S],
+    pad: T,
+    convert: F,
+    out: &'s mut [T],
+}
+
+impl<S: Copy, T: Copy, F: Fn(S) -> T> math::Kernel for Load<'_, '_, S, T, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<const FMA: bool>(self) {
+        let Load { planes, x, pad, convert, out } = self;
+        let g = planes.geometry;
+        let [_, height, width] = planes.size;
+        let [_, input_height, input_width] = g.input;
+        let len: usize = planes.size.iter().product();
+        let [p0, p1, p2] = planes.phases;
+        out.fill(pad);
+        for (plane, out) in out.chunks_exact_mut(len.max(1)).enumerate() {
+            let phase = [plane / (p1 * p2) % p0, plane / p2 % p1, plane % p2];
+            let [depths, rows, columns] = [0, 1, 2].map(|d| planes.sources(d, phase[d]));
+            for depth in 0..depths.count {
+                let x = &x[(depths.first + depth * g.strides[0]) * input_height * input_width..];
+                let out = &mut out[(depths.at + depth) * height * width..];
+                for row in 0..rows.count {
+                    let x = &x[(rows.first + row * g.strides[1]) * input_width..][..input_width][columns.first..];
+                    let out = &mut out[(rows.at + row) * width + columns.at..][..columns.count];
+                    match g.strides[2] {
+                        1 => copy::<1, S, T>(x, &convert, out),
+                        2 => copy::<2, S, T>(x, &convert, out),
+                        stride => out.iter_mut().zip(x.iter().step_by(stride)).for_each(|(out, &x)| *out = convert(x)),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The places along one dimension of a phase's plane that have an element of the input.
+struct Sources {
+    /// The first of them.
+    at: usize,
+    /// Its element; those of the next ones are a stride apart.
+    first: usize,
+    count: usize,
+}
+
+impl Planes<'_> {
+    fn sources(&self, d: usize, phase: usize) -> Sources {
+        let (g, stride) = (self.geometry, self.geometry.strides[d]);
+        // Input element i lies at i + before in the padded input.
+        let at = g.before[d].saturating_sub(phase).div_ceil(stride).min(self.size[d]);
+        let first = (at * stride + phase).saturating_sub(g.before[d]).min(g.input[d]);
+        Sources { at, first, count: (self.size[d] - at).min((g.input[d] - first).div_ceil(stride)) }
+    }
+}
+
+/// Copies every `STRIDE`th element until `out` is full.
+///
+/// Rows are short: a loop of unknown length would copy most of them one by one. So two copies of a fixed length overlap.
+#[inline(always)]
+fn copy<const STRIDE: usize, S: Copy, T: Copy>(x: &[S], convert: &impl Fn(S) -> T, out: &mut [T]) {
+    #[inline(always)]
+    fn part<const N: usize, const STRIDE: usize, S: Copy, T: Copy>(
+        x: &[S],
+        convert: &impl Fn(S) -> T,
+        out: &mut [T],
+        at: usize,
+    ) {
+        let (from, to) = (&x[at * STRIDE..][..(N - 1) * STRIDE + 1], &mut out[at..][..N]);
+        for i in 0..N {
+            to[i] = convert(from[i * STRIDE]);
+        }
+    }
+    macro_rules! in_parts {
+        ($n:literal) => {{
+            for at in (0..out.len() - $n).step_by($n) {
+                part::<$n, STRIDE, S, T>(x, convert, out, at);
+            }
+            part::<$n, STRIDE, S, T>(x, convert, out, out.len() - $n);
+        }};
+    }
+    match out.len() {
+        0..4 => out.iter_mut().zip(x.iter().step_by(STRIDE)).for_each(|(out, &x)| *out = convert(x)),
+        4..8 => in_parts!(4),
+        8..16 => in_parts!(8),
+        16..32 => in_parts!(16),
+        _ => in_parts!(32),
     }
 }

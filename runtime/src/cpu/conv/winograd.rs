@@ -27,6 +27,9 @@ const LANES: usize = 16;
 const MAX_TILES: usize = 256;
 /// Bytes of the transformed inputs and sums of a task, about: they stay in the second-level cache.
 const ROOM: usize = 1 << 20;
+/// Elements between what belongs to one of the 16 numbers and to the next: without them, all 16 would fall into the same few
+/// sets of the cache, as their lengths are powers of two more often than not.
+const GAP: usize = 48;
 /// Elements of a panel of inputs that meet the filters together: they stay in the first-level cache.
 const STRETCH: usize = 4 << 10;
 
@@ -146,8 +149,8 @@ impl Convolution<'_> {
         let parts = rows.count.div_ceil(each);
         let width = together * nr;
         let init = || {
-            let inputs = cx.scratch.take(TILE * self.channels * width * size_of::<f32>());
-            let sums = cx.scratch.take((TILE * each * self.kernel.mr * width + LANES) * size_of::<f32>());
+            let inputs = cx.scratch.take(TILE * (self.channels * width + GAP) * size_of::<f32>());
+            let sums = cx.scratch.take(TILE * (each * self.kernel.mr * width + GAP) * size_of::<f32>());
             (inputs, sums)
         };
         let out = SharedMut::new(out);
@@ -180,8 +183,8 @@ impl Convolution<'_> {
         let stretches = (k * nr).div_ceil(STRETCH);
         let stretch = k.div_ceil(stretches);
         for number in 0..TILE {
-            let inputs = &inputs[number * k * width..][..k * width];
-            let sums = &mut sums[number * height * width..];
+            let inputs = &inputs[number * (k * width + GAP)..][..k * width];
+            let sums = &mut sums[number * (height * width + GAP)..];
             for from in (0..k).step_by(stretch) {
                 let len = stretch.min(k - from);
                 for panel in chosen.clone() {
@@ -215,23 +218,29 @@ impl math::Kernel for TransformInputs<'_> {
     fn run<const FMA: bool>(self) {
         let TransformInputs { of, x, tiles, nr, out } = self;
         let (channels, planes) = (of.channels, of.planes);
+        let (across, line) = (planes.geometry.output[2], planes.size[2]);
         let size = out.len() / TILE;
+        let mut offsets = [0; TILE];
+        offsets.copy_from_slice(&planes.offsets);
         let mut room = [[0.0f32; MAX_TILES + LANES]; TILE];
-        for channel in 0..channels {
-            planes.lines(tiles.clone(), |first, start, len| {
+        for (channel, x) in (0..channels).map(|channel| (channel, &x[channel * planes.len()..])) {
+            let mut tile = tiles.start;
+            while tile < tiles.end {
+                let len = (across - tile % across).min(tiles.end - tile);
+                let x = &x[tile / across * line + tile % across..];
                 for at in (0..len).step_by(LANES) {
-                    let from = &x[channel * planes.len() + start + at..];
                     let mut d: [Vector; TILE] = [[0.0; LANES]; TILE];
-                    for (d, &offset) in d.iter_mut().zip(&planes.offsets) {
-                        d.copy_from_slice(&from[offset..][..LANES]);
+                    for i in 0..TILE {
+                        d[i].copy_from_slice(&x[offsets[i] + at..][..LANES]);
                     }
-                    transform_input(&mut d);
+                    let d = transform_input(&d);
                     // What lies past the line is overwritten by the next.
-                    for (room, d) in room.iter_mut().zip(&d) {
-                        room[first + at..][..LANES].copy_from_slice(d);
+                    for i in 0..TILE {
+                        room[i][tile - tiles.start + at..][..LANES].copy_from_slice(&d[i]);
                     }
                 }
-            });
+                tile += len;
+            }
             for (room, out) in room.iter().zip(out.chunks_exact_mut(size)) {
                 for (panel, room) in room[..tiles.len().next_multiple_of(nr)].chunks_exact(nr).enumerate() {
                     out[(panel * channels + channel) * nr..][..nr].copy_from_slice(room);
@@ -241,10 +250,9 @@ impl math::Kernel for TransformInputs<'_> {
     }
 }
 
-/// The same number of some tiles.
+/// The same number of some tiles. Loops over all of it become single instructions.
 type Vector = [f32; LANES];
 
-/// Loops over arrays of one length become one instruction each.
 #[inline(always)]
 fn add(a: &Vector, b: &Vector) -> Vector {
     let mut sum = [0.0; LANES];
@@ -263,25 +271,28 @@ fn subtract(a: &Vector, b: &Vector) -> Vector {
     difference
 }
 
-/// B^T d B, in place.
+/// B^T d B.
 #[inline(always)]
-fn transform_input(d: &mut [Vector; TILE]) {
-    // Down the columns, then along the rows.
-    for (step, starts) in [(4, [0, 1, 2, 3]), (1, [0, 4, 8, 12])] {
-        for at in starts {
-            let [a, b, c, e] = [d[at], d[at + step], d[at + 2 * step], d[at + 3 * step]];
-            d[at] = subtract(&a, &c);
-            d[at + step] = add(&b, &c);
-            d[at + 2 * step] = subtract(&c, &b);
-            d[at + 3 * step] = subtract(&b, &e);
-        }
+fn transform_input(d: &[Vector; TILE]) -> [Vector; TILE] {
+    #[inline(always)]
+    fn along(a: &Vector, b: &Vector, c: &Vector, d: &Vector) -> [Vector; 4] {
+        [subtract(a, c), add(b, c), subtract(c, b), subtract(b, d)]
     }
+    let [a0, a1, a2, a3] = along(&d[0], &d[4], &d[8], &d[12]);
+    let [b0, b1, b2, b3] = along(&d[1], &d[5], &d[9], &d[13]);
+    let [c0, c1, c2, c3] = along(&d[2], &d[6], &d[10], &d[14]);
+    let [e0, e1, e2, e3] = along(&d[3], &d[7], &d[11], &d[15]);
+    let [y0, y1, y2, y3] = along(&a0, &b0, &c0, &e0);
+    let [y4, y5, y6, y7] = along(&a1, &b1, &c1, &e1);
+    let [y8, y9, y10, y11] = along(&a2, &b2, &c2, &e2);
+    let [y12, y13, y14, y15] = along(&a3, &b3, &c3, &e3);
+    [y0, y1, y2, y3, y4, y5, y6, y7, y8, y9, y10, y11, y12, y13, y14, y15]
 }
 
 /// A^T s A of the sums of the filters `rows` and the tiles `tiles`, finished and written.
 struct TransformSums<'s> {
     of: &'s Convolution<'s>,
-    /// For each of the 16 numbers, for each filter, `width` tiles; some elements more.
+    /// For each of the 16 numbers, for each filter, `width` tiles, and a gap.
     sums: &'s [f32],
     width: usize,
     tiles: Range<usize>,
@@ -297,7 +308,7 @@ impl math::Kernel for TransformSums<'_> {
         let TransformSums { of, sums, width, tiles, rows, out } = self;
         let [height, line] = of.output;
         let across = of.planes.geometry.output[2];
-        let size = rows.len() * width;
+        let size = rows.len() * width + GAP;
         let mut room = [[0.0f32; 2 * (MAX_TILES + LANES)]; 2];
         for (r, filter) in rows.enumerate() {
             let mut tile = tiles.start;
@@ -307,15 +318,12 @@ impl math::Kernel for TransformSums<'_> {
                 let from = &sums[r * width + tile - tiles.start..];
                 for at in (0..len).step_by(LANES) {
                     let mut s: [Vector; TILE] = [[0.0; LANES]; TILE];
-                    for (i, s) in s.iter_mut().enumerate() {
-                        s.copy_from_slice(&from[i * size + at..][..LANES]);
+                    for i in 0..TILE {
+                        s[i].copy_from_slice(&from[i * size + at..][..LANES]);
                     }
-                    for (room, [even, odd]) in room.iter_mut().zip(&transform_sums(&s)) {
-                        let pairs = room[2 * at..][..2 * LANES].chunks_exact_mut(2);
-                        for (pair, (&even, &odd)) in pairs.zip(even.iter().zip(odd)) {
-                            (pair[0], pair[1]) = (even, odd);
-                        }
-                    }
+                    let [a, b, c, d] = transform_sums(&s);
+                    room[0][2 * at..][..2 * LANES].copy_from_slice(&interleave(&a, &b));
+                    room[1][2 * at..][..2 * LANES].copy_from_slice(&interleave(&c, &d));
                 }
                 let columns = (2 * len).min(line - x);
                 for (y, room) in (y..height).zip(&mut room) {
@@ -330,24 +338,34 @@ impl math::Kernel for TransformSums<'_> {
     }
 }
 
-/// A^T s A: rows of two.
+/// A^T s A.
 #[inline(always)]
-fn transform_sums(s: &[Vector; TILE]) -> [[Vector; 2]; 2] {
-    let mut rows = [[[0.0; LANES]; 4]; 2];
-    for j in 0..4 {
-        let [a, b, c, d] = [&s[j], &s[4 + j], &s[8 + j], &s[12 + j]];
-        rows[0][j] = add(&add(a, b), c);
-        rows[1][j] = subtract(&subtract(b, c), d);
+fn transform_sums(s: &[Vector; TILE]) -> [Vector; 4] {
+    #[inline(always)]
+    fn along(a: &Vector, b: &Vector, c: &Vector, d: &Vector) -> [Vector; 2] {
+        [add(&add(a, b), c), subtract(&subtract(b, c), d)]
     }
-    let mut out = [[[0.0; LANES]; 2]; 2];
-    for (out, [a, b, c, d]) in out.iter_mut().zip(&rows) {
-        out[0] = add(&add(a, b), c);
-        out[1] = subtract(&subtract(b, c), d);
-    }
-    out
+    let [a0, a1] = along(&s[0], &s[4], &s[8], &s[12]);
+    let [b0, b1] = along(&s[1], &s[5], &s[9], &s[13]);
+    let [c0, c1] = along(&s[2], &s[6], &s[10], &s[14]);
+    let [d0, d1] = along(&s[3], &s[7], &s[11], &s[15]);
+    let [y0, y1] = along(&a0, &b0, &c0, &d0);
+    let [y2, y3] = along(&a1, &b1, &c1, &d1);
+    [y0, y1, y2, y3]
 }
 
-const _: () = assert!(CHUNK >= LANES);
+#[inline(always)]
+fn interleave(even: &Vector, odd: &Vector) -> [f32; 2 * LANES] {
+    let mut both = [0.0; 2 * LANES];
+    for lane in 0..LANES {
+        both[2 * lane] = even[lane];
+        both[2 * lane + 1] = odd[lane];
+    }
+    both
+}
+
+// Vectors reach past the end of what they are about.
+const _: () = assert!(CHUNK >= LANES && GAP >= LANES);
 
 #[cfg(test)]
 mod tests {
