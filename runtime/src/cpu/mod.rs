@@ -103,6 +103,7 @@ impl Cpu {
                 1,
                 _,
             ) => conv::pack_ahead_integer(self, *groups, view),
+            (Op::Conv(op), 1, _) if conv::pack_ahead(self, op, view) => true,
             (Op::Conv(op), 1, _) if op.groups == 1 && view.dtype == DType::F32 => return Ahead::Keep,
             _ => false,
         };

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use super::winograd;
 use crate::cpu::Cpu;
 use crate::cpu::matmul::pack::{Matrix, Widen, unpack_columns, unpack_rows};
 use crate::cpu::packed::Form;
@@ -40,15 +39,6 @@ impl<'a, S: Widen> Filters<'a, S> {
         }
     }
 
-    /// Transforms the filters of the one group; see [`winograd::pack_filters`].
-    pub(super) fn pack_winograd(&self, threads: usize, mr: usize, out: &mut [f32]) {
-        let sizes = (self.m, self.k / 9);
-        match self.kept {
-            Some(id) => winograd::pack_filters(threads, self.kept(id).as_slice(), sizes, mr, out),
-            None => winograd::pack_filters(threads, self.elements, sizes, mr, out),
-        }
-    }
-
     fn rows<'m, T: Widen>(&self, elements: &'m [T], group: usize) -> Matrix<'m, T> {
         let size = self.m * self.k;
         Matrix::new(&elements[group * size..][..size], self.m, self.k, (self.k, 1))
@@ -61,7 +51,6 @@ impl<'a, S: Widen> Filters<'a, S> {
             let (packed, out) = (bytemuck::cast_slice(packed), bytemuck::cast_slice_mut(room.as_mut_slice()));
             match form {
                 Form::Columns { .. } => unpack_columns((k, m), kernel.nr, packed, out),
-                Form::Winograd { channels, .. } => winograd::unpack_filters((m, channels), kernel.mr, packed, out),
                 _ => unpack_rows((m, k), kernel.mr, packed, out),
             }
             room

@@ -16,6 +16,8 @@ mod positions;
 mod random;
 mod winograd;
 
+use std::sync::Arc;
+
 use depthwise::Depthwise;
 use filters::Filters;
 use geometry::{Geometry, filters_per_group};
@@ -35,7 +37,7 @@ use super::packed::{self, Form, Packed};
 use super::parallel;
 use crate::error::KernelError;
 use crate::graph::Conv;
-use crate::tensor::{ConstantId, DType, Element, TensorView, TensorViewMut, element_count};
+use crate::tensor::{AlignedBytes, ConstantId, DType, Element, TensorView, TensorViewMut, element_count};
 
 /// Runs [`crate::graph::Op::Conv`].
 pub(crate) fn run(
@@ -75,7 +77,6 @@ fn typed<S: Element + Widen>(
         relu: op.relu,
     };
     let (x, elements) = (x.as_slice::<f32>()?, w.as_slice::<S>()?);
-    let filters_of = Filters::new(cpu, elements, w.constant, (m, k));
     let out = operands.output::<f32>(outputs, 0, len)?;
     if len == 0 {
         return Ok(());
@@ -92,12 +93,9 @@ fn typed<S: Element + Widen>(
         return Ok(());
     }
     let kernel = cpu.kernels().f32;
-    if let Some(id) = w.constant.filter(|_| winograd::serves(&g, op.groups, m, channels)) {
-        let bytes = winograd::filters_len(m, channels, kernel.mr) * size_of::<f32>();
-        let packed = cpu.packed.get(id, Form::Winograd { m, channels }, bytes, |out| {
-            filters_of.pack_winograd(cpu.threads(), kernel.mr, bytemuck::cast_slice_mut(out));
-        });
-        let filters: &[f32] = bytemuck::cast_slice(packed.as_slice());
+    if let Some(id) = w.constant.filter(|_| winograd::serves(op, w.shape)) {
+        let packed = winograd_filters(cpu, id, elements, (m, channels));
+        let filters = bytemuck::cast_slice(packed.as_slice());
         let tiles = winograd::tiles_of(&g);
         let (planes, output) = (Planes::new(&tiles), [g.output[1], g.output[2]]);
         over_batches(cpu, g.batch, m * n, out, |cx: Context<'_>, i, out: &mut [f32]| {
@@ -107,6 +105,7 @@ fn typed<S: Element + Widen>(
         });
         return Ok(());
     }
+    let filters_of = Filters::new(cpu, elements, w.constant, (m, k));
     let planes = Planes::new(&g);
     let of_group = |group: usize| Epilogue { row_bias: epilogue.row_bias.map(|b| &b[group * m..][..m]), ..epilogue };
     if let Some(id) = w.constant.filter(|_| positions::serves(m, n, kernel.nr)) {
@@ -142,6 +141,32 @@ fn typed<S: Element + Widen>(
         }
     });
     Ok(())
+}
+
+/// Packs the filters `w` of a convolution, if how does not depend on what it convolves; see [`Cpu::ahead`].
+pub(crate) fn pack_ahead(cpu: &Cpu, op: &Conv, w: TensorView<'_>) -> bool {
+    let (Some(id), true) = (w.constant, winograd::serves(op, w.shape)) else { return false };
+    let sizes = (w.shape[0], w.shape[1]);
+    match (w.as_slice::<f32>(), w.as_slice::<f16>()) {
+        (Ok(elements), _) => drop(winograd_filters(cpu, id, elements, sizes)),
+        (_, Ok(elements)) => drop(winograd_filters(cpu, id, elements, sizes)),
+        _ => return false,
+    }
+    true
+}
+
+/// The constant `id`, filters of 3 x 3 `elements`, transformed.
+fn winograd_filters<S: Widen>(
+    cpu: &Cpu,
+    id: ConstantId,
+    elements: &[S],
+    (m, channels): (usize, usize),
+) -> Arc<AlignedBytes> {
+    let mr = cpu.kernels().f32.mr;
+    let bytes = winograd::filters_len(m, channels, mr) * size_of::<f32>();
+    cpu.packed.get(id, Form::Winograd { m, channels }, bytes, |out| {
+        winograd::pack_filters(cpu.threads(), elements, (m, channels), mr, bytemuck::cast_slice_mut(out));
+    })
 }
 
 /// `count` elements of filters as f32: kept for a constant, whose zero points may be a constant too.

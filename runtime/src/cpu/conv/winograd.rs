@@ -18,6 +18,7 @@ use crate::cpu::matmul::driver::RowPanels;
 use crate::cpu::matmul::kernel::Kernel;
 use crate::cpu::matmul::pack::Widen;
 use crate::cpu::parallel::{self, SharedMut};
+use crate::graph::Conv;
 
 /// Numbers of a transformed tile.
 const TILE: usize = 16;
@@ -33,15 +34,15 @@ const GAP: usize = 48;
 /// Elements of a panel of inputs that meet the filters together: they stay in the first-level cache.
 const STRETCH: usize = 4 << 10;
 
-/// Whether the transforms pay for `m` filters of `channels` channels.
+/// Whether the transforms pay for a convolution with filters of shape `w`.
 ///
 /// It depends on nothing that changes from run to run, because the transformed filters take the place of the others. They
 /// are 16/9 as large: many channels meet few positions as a rule, and then reading filters is most of the work.
-pub(super) fn serves(g: &Geometry, groups: usize, m: usize, channels: usize) -> bool {
-    let flat = g.kernel == [1, 3, 3] && g.input[0] == 1 && g.output[0] == 1;
-    flat && g.strides == [1; 3]
-        && g.dilations == [1; 3]
-        && groups == 1
+pub(super) fn serves(op: &Conv, w: &[usize]) -> bool {
+    let [m, channels, 3, 3] = *w else { return false };
+    op.groups == 1
+        && op.window.strides == [1, 1]
+        && op.window.dilations == [1, 1]
         && m.min(channels) >= 16
         && m * channels <= 1 << 16
 }
@@ -75,24 +76,6 @@ pub(super) fn pack_filters<S: Widen>(
             }
         }
     });
-}
-
-/// What [`pack_filters`] transformed, but for rounding.
-pub(super) fn unpack_filters((m, channels): (usize, usize), mr: usize, packed: &[f32], out: &mut [f32]) {
-    let panels = RowPanels::new(m, mr);
-    let size = panels.count * mr * channels;
-    for (row, out) in out.chunks_exact_mut(9 * channels).enumerate() {
-        let (panel, r) = panels.place(row);
-        for (channel, out) in out.chunks_exact_mut(9).enumerate() {
-            let at = |i: usize| packed[i * size + (panel * channels + channel) * mr + r];
-            // Of three numbers a, b, c a transform makes a, (a + b + c) / 2, (a - b + c) / 2 and c.
-            let across = |i: usize| [at(4 * i), at(4 * i + 1) - at(4 * i + 2), at(4 * i + 3)];
-            let rows = [across(0), across(1), across(2), across(3)];
-            for j in 0..3 {
-                (out[j], out[3 + j], out[6 + j]) = (rows[0][j], rows[1][j] - rows[2][j], rows[3][j]);
-            }
-        }
-    }
 }
 
 /// G g G^T.
@@ -139,13 +122,12 @@ impl Convolution<'_> {
         let fitting = ROOM / ((self.channels + self.m) * TILE * size_of::<f32>()) / nr * nr;
         let panels = tiles.div_ceil(nr);
         // A panel alone would read the filters anew for each.
-        let together = (fitting / nr).clamp(2, MAX_TILES / nr).min(panels);
-        let blocks = panels.div_ceil(together);
+        let together = (fitting / nr).clamp(2, MAX_TILES / nr);
+        let blocks = panels.div_ceil(together).next_multiple_of(cx.threads).min(panels);
         let together = panels.div_ceil(blocks);
+        let blocks = panels.div_ceil(together);
         // Threads without tiles of their own share filters, and each transforms the inputs for itself.
-        let wanted = if cx.threads > 1 { 2 * cx.threads } else { 1 };
-        let parts = wanted.div_ceil(blocks).min(rows.count).min(if blocks < wanted { wanted } else { 1 });
-        let each = rows.count.div_ceil(parts.max(1));
+        let each = rows.count.div_ceil(cx.threads.div_ceil(blocks));
         let parts = rows.count.div_ceil(each);
         let width = together * nr;
         let init = || {
@@ -366,19 +348,3 @@ fn interleave(even: &Vector, odd: &Vector) -> [f32; 2 * LANES] {
 
 // Vectors reach past the end of what they are about.
 const _: () = assert!(CHUNK >= LANES && GAP >= LANES);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn filters_come_back() {
-        let (m, channels, mr) = (5, 3, 4);
-        let filters: Vec<f32> = (0..m * channels * 9).map(|i| (i * 7 % 23) as f32 - 11.0).collect();
-        let mut packed = vec![0.0; filters_len(m, channels, mr)];
-        pack_filters(1, &filters, (m, channels), mr, &mut packed);
-        let mut back = vec![0.0; filters.len()];
-        unpack_filters((m, channels), mr, &packed, &mut back);
-        assert_eq!(back, filters);
-    }
-}
