@@ -191,7 +191,7 @@ fn integer_case(gpu: &Gpu, rng: &mut Lcg, i: usize, c: &Case) {
     let scales: Vec<f32> =
         rng.floats(if i.is_multiple_of(2) { 1 } else { g.channels }).iter().map(|s| s.abs() * 1e-3).collect();
     let (bias, residual) = (rng.floats(g.channels), rng.floats(sums.len()));
-    let relu = i % 3 > 0;
+    let relu = !i.is_multiple_of(3);
     let want: Vec<f32> = sums
         .iter()
         .enumerate()
