@@ -5,6 +5,7 @@ use std::io;
 
 use js_sys::{Array, Uint8Array};
 use lenslet::onnx::{ExternalData, ModelFile, Source};
+use lenslet::tensor::AlignedBytes;
 use sha2::{Digest as _, Sha256};
 
 use crate::convert;
@@ -111,7 +112,7 @@ pub(crate) struct Beside<'a> {
 }
 
 impl ExternalData for Beside<'_> {
-    fn read(&self, location: &str, offset: u64, length: Option<u64>) -> io::Result<Vec<u8>> {
+    fn read(&self, location: &str, offset: u64, length: Option<u64>) -> io::Result<AlignedBytes> {
         let path = format!("{}{location}", self.folder);
         let bytes = self
             .files
@@ -119,7 +120,9 @@ impl ExternalData for Beside<'_> {
             .get(&path)
             .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("the model's folder has no {path}")))?;
         let range = range(bytes.length(), offset, length).ok_or(io::ErrorKind::UnexpectedEof)?;
-        Ok(bytes.subarray(range.start, range.end).to_vec())
+        let mut copy = AlignedBytes::for_weight(range.len());
+        bytes.subarray(range.start, range.end).copy_to(copy.as_mut_slice());
+        Ok(copy)
     }
 }
 

@@ -190,7 +190,7 @@ mod tests {
         let first = cache.get(ConstantId(1), form, 100, |b| b[99] = 7);
         let again = cache.get(ConstantId(1), form, 100, |_| unreachable!());
         assert!(Arc::ptr_eq(&first, &again) && again.as_slice()[99] == 7);
-        let memory = AlignedBytes::with_room(64, 128);
+        let memory = AlignedBytes::zeroed(128).holding(64).unwrap();
         let place = memory.as_slice().as_ptr();
         drop((first, again));
         cache.settle(ConstantId(1), memory);
@@ -212,7 +212,7 @@ mod tests {
         let cache = PackCache::default();
         let id = ConstantId(5);
         assert!(cache.elements(id, |_, _| unreachable!()).is_none());
-        let elements = AlignedBytes::with_room(100, 200);
+        let elements = AlignedBytes::zeroed(200).holding(100).unwrap();
         let place = elements.as_slice().as_ptr();
         cache.keep(id, elements);
         let rows = Form::Rows { groups: 1, m: 5, k: 5 };

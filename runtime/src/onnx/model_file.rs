@@ -8,6 +8,7 @@ use std::io::{Error, ErrorKind, Result};
 use std::path::Path;
 
 use super::{ExternalData, Folder, LoadError};
+use crate::tensor::AlignedBytes;
 
 /// Weights from this size on are left out. Smaller ones would cost more to find than to copy.
 const LARGE: u64 = 4096;
@@ -109,7 +110,7 @@ impl<'a> ModelFile<'a> {
 }
 
 impl ExternalData for ModelFile<'_> {
-    fn read(&self, location: &str, offset: u64, length: Option<u64>) -> Result<Vec<u8>> {
+    fn read(&self, location: &str, offset: u64, length: Option<u64>) -> Result<AlignedBytes> {
         if location != ITSELF {
             return self.beside.read(location, offset, length);
         }
@@ -119,8 +120,8 @@ impl ExternalData for ModelFile<'_> {
             let text = format!("{length} bytes at {offset} are wanted, the model has {size}");
             return Err(Error::new(ErrorKind::UnexpectedEof, text));
         }
-        let mut bytes = vec![0; length as usize];
-        self.source.read_at(offset, &mut bytes)?;
+        let mut bytes = AlignedBytes::for_weight(length as usize);
+        self.source.read_at(offset, bytes.as_mut_slice())?;
         Ok(bytes)
     }
 }
@@ -318,7 +319,7 @@ mod tests {
         let offset = bytes.len() as u64 - 10;
         assert_eq!(file.read(ITSELF, offset, Some(100)).unwrap_err().kind(), ErrorKind::UnexpectedEof);
         assert_eq!(file.read(ITSELF, u64::MAX, Some(100)).unwrap_err().kind(), ErrorKind::UnexpectedEof);
-        assert_eq!(file.read(ITSELF, offset, None).unwrap(), bytes[bytes.len() - 10..]);
+        assert_eq!(file.read(ITSELF, offset, None).unwrap().as_slice(), &bytes[bytes.len() - 10..]);
         assert_eq!(file.read("weights.bin", 0, None).unwrap_err().kind(), ErrorKind::NotFound);
     }
 }

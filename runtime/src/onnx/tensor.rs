@@ -2,7 +2,7 @@
 
 use super::LoadError;
 use super::proto::TensorProto;
-use crate::tensor::{DType, Tensor, element_count};
+use crate::tensor::{AlignedBytes, DType, Tensor, element_count};
 use half::f16;
 
 /// Where weights that are not in the model file come from.
@@ -10,15 +10,16 @@ use half::f16;
 /// `read(location, offset, length)` returns the bytes of a file beside the model. `location` was checked: it is relative and
 /// does not leave the model's folder.
 pub trait ExternalData {
-    /// Reads `length` bytes (all that follow, if `None`) of `location` from `offset` on.
-    fn read(&self, location: &str, offset: u64, length: Option<u64>) -> std::io::Result<Vec<u8>>;
+    /// Reads `length` bytes (all that follow, if `None`) of `location` from `offset` on, into memory made by
+    /// [`AlignedBytes::for_weight`]: as a rule it becomes the weight's own.
+    fn read(&self, location: &str, offset: u64, length: Option<u64>) -> std::io::Result<AlignedBytes>;
 }
 
 /// For models that have all their weights inside.
 pub struct NoExternalData;
 
 impl ExternalData for NoExternalData {
-    fn read(&self, _: &str, _: u64, _: Option<u64>) -> std::io::Result<Vec<u8>> {
+    fn read(&self, _: &str, _: u64, _: Option<u64>) -> std::io::Result<AlignedBytes> {
         Err(std::io::Error::new(
             std::io::ErrorKind::NotFound,
             "the model was loaded from memory without its data files",
@@ -33,7 +34,7 @@ pub struct Folder(
 );
 
 impl ExternalData for Folder {
-    fn read(&self, location: &str, offset: u64, length: Option<u64>) -> std::io::Result<Vec<u8>> {
+    fn read(&self, location: &str, offset: u64, length: Option<u64>) -> std::io::Result<AlignedBytes> {
         use std::io::{Read, Seek, SeekFrom};
         let mut file = std::fs::File::open(self.0.join(location))?;
         let size = file.metadata()?.len();
@@ -43,8 +44,8 @@ impl ExternalData for Folder {
             return Err(std::io::Error::new(std::io::ErrorKind::UnexpectedEof, text));
         }
         file.seek(SeekFrom::Start(offset))?;
-        let mut bytes = vec![0; length as usize];
-        file.read_exact(&mut bytes)?;
+        let mut bytes = AlignedBytes::for_weight(length as usize);
+        file.read_exact(bytes.as_mut_slice())?;
         Ok(bytes)
     }
 }
@@ -86,9 +87,14 @@ pub(super) fn read_tensor(t: &TensorProto<'_>, data: &dyn ExternalData, what: &s
         .map(|&d| usize::try_from(d).map_err(|_| bad(format!("its shape is {:?}", t.dims))))
         .collect::<Result<_, _>>()?;
     let count = element_count(&shape).map_err(|e| bad(e.to_string()))?;
+    let finish = |result: Result<Tensor, crate::tensor::TensorError>| result.map_err(|e| bad(e.to_string()));
     let external;
     let raw = if t.is_external {
         external = read_external(t, data, what)?;
+        // Little-endian, as all machines that this runs on.
+        if !matches!(t.data_type, DOUBLE | BFLOAT16 | UINT4 | INT4) {
+            return finish(Tensor::from_buffer(dtype, &shape, external));
+        }
         Some(external.as_slice())
     } else {
         t.raw
@@ -102,7 +108,6 @@ pub(super) fn read_tensor(t: &TensorProto<'_>, data: &dyn ExternalData, what: &s
         }
         _ => raw,
     };
-    let finish = |result: Result<Tensor, crate::tensor::TensorError>| result.map_err(|e| bad(e.to_string()));
     if let Some(raw) = raw {
         return match t.data_type {
             DOUBLE => {
@@ -129,7 +134,6 @@ pub(super) fn read_tensor(t: &TensorProto<'_>, data: &dyn ExternalData, what: &s
                 };
                 finish(Tensor::from_bytes(dtype, &shape, &v))
             }
-            // Little-endian, as all machines that this runs on.
             _ => finish(Tensor::from_bytes(dtype, &shape, raw)),
         };
     }
@@ -149,7 +153,7 @@ pub(super) fn read_tensor(t: &TensorProto<'_>, data: &dyn ExternalData, what: &s
     }
 }
 
-fn read_external(t: &TensorProto<'_>, data: &dyn ExternalData, what: &str) -> Result<Vec<u8>, LoadError> {
+fn read_external(t: &TensorProto<'_>, data: &dyn ExternalData, what: &str) -> Result<AlignedBytes, LoadError> {
     let find = |key: &str| t.external.iter().find(|(k, _)| *k == key).map(|(_, v)| *v);
     let location = find("location").unwrap_or("");
     let outside = location.is_empty()

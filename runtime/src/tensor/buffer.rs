@@ -16,6 +16,13 @@ pub struct AlignedBytes {
     pool: Option<Arc<PoolShared>>,
 }
 
+/// Their number: they may be many.
+impl std::fmt::Debug for AlignedBytes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AlignedBytes").field("len", &self.len).finish_non_exhaustive()
+    }
+}
+
 impl AlignedBytes {
     /// `len` zero bytes.
     pub fn zeroed(len: usize) -> Self {
@@ -23,11 +30,30 @@ impl AlignedBytes {
         AlignedBytes { lines, len, pool: None }
     }
 
-    /// `len` zero bytes in memory that has room for `room`.
-    pub(crate) fn with_room(len: usize, room: usize) -> Self {
-        let mut bytes = Self::zeroed(room.max(len));
+    /// `len` zero bytes for the elements of a weight, in memory with room for what they may be packed into: panels are filled up
+    /// to whole ones, and bytes have sums and a list beside them.
+    pub fn for_weight(len: usize) -> Self {
+        let mut bytes = Self::zeroed(Self::room_of(len));
         bytes.len = len;
         bytes
+    }
+
+    /// Bytes that a weight of `len` has room for.
+    fn room_of(len: usize) -> usize {
+        if len < 1 << 16 { len } else { len + len / 20 }
+    }
+
+    /// A copy of `bytes`, the elements of a weight; see [`AlignedBytes::for_weight`].
+    pub(crate) fn of_weight(bytes: &[u8]) -> Self {
+        let count = Self::room_of(bytes.len()).div_ceil(ALIGNMENT);
+        let mut lines = Vec::with_capacity(count);
+        let (whole, rest) = bytes.as_chunks::<ALIGNMENT>();
+        // Not zeroed first: half of the time that large weights take to load.
+        lines.extend(whole.iter().map(|line| Line(*line)));
+        lines.resize(count, Line([0; ALIGNMENT]));
+        let mut copy = AlignedBytes { lines, len: bytes.len(), pool: None };
+        copy.as_mut_slice()[bytes.len() - rest.len()..].copy_from_slice(rest);
+        copy
     }
 
     /// The same memory holding `len` bytes, whatever they are, if it has room for them.

@@ -81,13 +81,7 @@ impl Tensor {
         if bytes.len() != expected {
             return Err(TensorError::Length { shape: shape.to_vec(), dtype, expected, got: bytes.len() });
         }
-        // Panels of a weight are filled up to whole ones, and bytes have sums and a list beside them: with this much room
-        // they can take the place of the elements they were made of.
-        let share = if dtype.size() == 1 { 20 } else { 32 };
-        let room = if expected < 1 << 16 { expected } else { expected + expected / share };
-        let mut data = AlignedBytes::with_room(expected, room);
-        data.as_mut_slice().copy_from_slice(bytes);
-        Ok(Tensor { dtype, shape: shape.to_vec(), data: Data::new(data) })
+        Ok(Tensor { dtype, shape: shape.to_vec(), data: Data::new(AlignedBytes::of_weight(bytes)) })
     }
 
     /// A tensor that takes over `data`.

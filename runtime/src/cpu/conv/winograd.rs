@@ -64,22 +64,30 @@ pub(super) fn pack_filters<S: Widen>(
     let size = panels.count * mr * channels;
     let out = SharedMut::new(out);
     parallel::for_each(threads, panels.count, |panel| {
-        for channel in 0..channels {
-            for (r, row) in panels.range(panel).enumerate() {
-                let filter = &filters[(row * channels + channel) * 9..][..9];
-                let at = (panel * channels + channel) * mr + r;
-                for (i, x) in transform_filter(filter).into_iter().enumerate() {
-                    // SAFETY: each element is written once.
-                    let out = unsafe { out.slice(i * size + at, 1) };
-                    out[0] = x;
-                }
-            }
+        for (r, row) in panels.range(panel).enumerate() {
+            let filter = filters[row * channels * 9..][..channels * 9].as_chunks::<9>().0;
+            // SAFETY: no other row has these places in its panel.
+            let write = |i: usize, channel: usize, x| unsafe {
+                out.slice(i * size + (panel * channels + channel) * mr + r, 1)[0] = x;
+            };
+            pack_filter(filter, write);
         }
     });
 }
 
+/// Transforms the channels of a filter and has each number written. Not inlined: a browser replaces a function's first code, which
+/// is slow, when the function is called again.
+#[inline(never)]
+fn pack_filter<S: Widen>(filter: &[[S; 9]], write: impl Fn(usize, usize, f32)) {
+    for (channel, g) in filter.iter().enumerate() {
+        for (i, x) in transform_filter(g).into_iter().enumerate() {
+            write(i, channel, x);
+        }
+    }
+}
+
 /// G g G^T.
-fn transform_filter<S: Widen>(g: &[S]) -> [f32; TILE] {
+fn transform_filter<S: Widen>(g: &[S; 9]) -> [f32; TILE] {
     let along = |a: f32, b: f32, c: f32| [a, 0.5 * (a + b + c), 0.5 * (a - b + c), c];
     let columns = [0, 1, 2].map(|j| along(g[j].widen(), g[3 + j].widen(), g[6 + j].widen()));
     let mut out = [0.0; TILE];

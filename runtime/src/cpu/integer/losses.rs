@@ -97,6 +97,19 @@ impl math::Kernel for Count<'_> {
     }
 }
 
+/// Bytes that are looked at together.
+const GROUP: usize = 32;
+
+/// The largest [`weight`] of a group's pairs.
+#[inline(always)]
+fn heaviest(quads: &[u8; GROUP]) -> u16 {
+    let mut lanes = [0; GROUP / 2];
+    for (lane, pair) in lanes.iter_mut().zip(quads.as_chunks::<2>().0) {
+        *lane = weight(pair[0], pair[1]);
+    }
+    lanes.into_iter().fold(0, u16::max)
+}
+
 /// Bytes that a list of `count` pairs takes.
 pub(crate) fn list_len(count: usize, panels: usize) -> usize {
     (panels + 1 + count) * size_of::<u32>()
@@ -110,12 +123,27 @@ pub(super) fn list(panels: &[u8], width: usize, steps: usize, out: &mut [u8]) {
     let mut at = 0;
     for (panel, start) in panels.chunks(size).zip(&mut *starts) {
         *start = at as u32;
-        for (step, quads) in panel.chunks_exact(width * STEP).enumerate() {
+        at += list_panel(panel, width, &mut entries[at..]);
+    }
+    starts[starts.len() - 1] = at as u32;
+    debug_assert_eq!(at, entries.len());
+}
+
+/// Lists the risky pairs of one panel, and returns how many they are. Not inlined, as [`super::quads`] says of its own.
+#[inline(never)]
+fn list_panel(panel: &[u8], width: usize, entries: &mut [u32]) -> usize {
+    let mut at = 0;
+    for (step, quads) in panel.chunks_exact(width * STEP).enumerate() {
+        for (group, quads) in quads.chunks(GROUP).enumerate() {
+            // Most groups have none, and vectors see that at once.
+            if quads.try_into().is_ok_and(|quads: &[u8; GROUP]| heaviest(quads) <= SAFE) {
+                continue;
+            }
             for (column, quad) in quads.as_chunks::<STEP>().0.iter().enumerate() {
                 for (i, pair) in quad.as_chunks::<2>().0.iter().enumerate() {
                     let weight = weight(pair[0], pair[1]);
                     if weight > SAFE {
-                        let place = (step * 2 + i) << COLUMN_BITS | column;
+                        let place = (step * 2 + i) << COLUMN_BITS | (group * GROUP / STEP + column);
                         entries[at] = (place as u32) << EXCESS_BITS | u32::from(weight - SAFE - 1);
                         at += 1;
                     }
@@ -123,8 +151,7 @@ pub(super) fn list(panels: &[u8], width: usize, steps: usize, out: &mut [u8]) {
             }
         }
     }
-    starts[starts.len() - 1] = at as u32;
-    debug_assert_eq!(at, entries.len());
+    at
 }
 
 /// The risky pairs of packed weights, panel by panel.

@@ -127,27 +127,35 @@ fn pack_columns(threads: usize, bytes: Bytes<'_>, k: usize, n: usize, nr: usize,
         return;
     }
     let threads = if k * n < 1 << 15 { 1 } else { threads };
-    let mask = mask(bytes.signed, true);
     let sums = SharedMut::new(sums);
     parallel::for_each_chunk(threads, panels, nr * k.next_multiple_of(STEP), |panel, out| {
         let first = panel * nr;
-        let width = nr.min(n - first);
         // SAFETY: each column belongs to one panel.
-        let sums = unsafe { sums.slice(first, width) };
-        for (step, out) in out.chunks_exact_mut(STEP * nr).enumerate() {
-            let rows = step * STEP..(step * STEP + STEP).min(k);
-            if width < nr || rows.len() < STEP {
-                out.fill(0);
-            }
-            for (i, row) in rows.enumerate() {
-                let row = &bytes.data[row * n + first..][..width];
-                for ((quad, x), sum) in out.as_chunks_mut::<STEP>().0.iter_mut().zip(row).zip(&mut *sums) {
-                    quad[i] = x ^ mask;
-                    *sum = sum.wrapping_add(i32::from((x ^ mask) as i8));
-                }
+        let sums = unsafe { sums.slice(first, nr.min(n - first)) };
+        pack_panel(bytes, k, n, first, nr, sums, out);
+    });
+}
+
+/// The columns from `first` on, as many as `sums`.
+///
+/// Not inlined: a browser replaces a function's first code, which is slow, when the function is called again, and not within a
+/// loop.
+#[inline(never)]
+fn pack_panel(bytes: Bytes<'_>, k: usize, n: usize, first: usize, nr: usize, sums: &mut [i32], out: &mut [u8]) {
+    let (width, mask) = (sums.len(), mask(bytes.signed, true));
+    for (step, out) in out.chunks_exact_mut(STEP * nr).enumerate() {
+        let rows = step * STEP..(step * STEP + STEP).min(k);
+        if width < nr || rows.len() < STEP {
+            out.fill(0);
+        }
+        for (i, row) in rows.enumerate() {
+            let row = &bytes.data[row * n + first..][..width];
+            for ((quad, x), sum) in out.as_chunks_mut::<STEP>().0.iter_mut().zip(row).zip(&mut *sums) {
+                quad[i] = x ^ mask;
+                *sum = sum.wrapping_add(i32::from((x ^ mask) as i8));
             }
         }
-    });
+    }
 }
 
 /// Zero points of the columns of one product.
