@@ -103,8 +103,10 @@ impl Cpu {
                 1,
                 _,
             ) => conv::pack_ahead_integer(self, *groups, view),
-            (Op::Conv(op), 1, _) if conv::pack_ahead(self, op, view) => true,
-            (Op::Conv(op), 1, _) if op.groups == 1 && view.dtype == DType::F32 => return Ahead::Keep,
+            (Op::Conv(op), 1, _) => match conv::pack_ahead(self, op, view) {
+                false if op.groups == 1 && view.dtype == DType::F32 => return Ahead::Keep,
+                packed => packed,
+            },
             _ => false,
         };
         if packed { Ahead::Packed } else { Ahead::Nothing }

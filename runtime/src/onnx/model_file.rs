@@ -114,16 +114,21 @@ impl ExternalData for ModelFile<'_> {
         if location != ITSELF {
             return self.beside.read(location, offset, length);
         }
-        let size = self.source.len();
-        let length = length.unwrap_or(size.saturating_sub(offset));
-        if offset.checked_add(length).is_none_or(|end| end > size) {
-            let text = format!("{length} bytes at {offset} are wanted, the model has {size}");
-            return Err(Error::new(ErrorKind::UnexpectedEof, text));
-        }
-        let mut bytes = AlignedBytes::for_weight(length as usize);
-        self.source.read_at(offset, bytes.as_mut_slice())?;
-        Ok(bytes)
+        read_weight(&*self.source, "model", offset, length)
     }
+}
+
+/// Reads `length` bytes (all that follow, if `None`) of `source`, which errors call `what`, from `offset` on.
+pub(super) fn read_weight(source: &dyn Source, what: &str, offset: u64, length: Option<u64>) -> Result<AlignedBytes> {
+    let size = source.len();
+    let length = length.unwrap_or(size.saturating_sub(offset));
+    if offset.checked_add(length).is_none_or(|end| end > size) {
+        let text = format!("{length} bytes at {offset} are wanted, the {what} has {size}");
+        return Err(Error::new(ErrorKind::UnexpectedEof, text));
+    }
+    let mut bytes = AlignedBytes::for_weight(length as usize);
+    source.read_at(offset, bytes.as_mut_slice())?;
+    Ok(bytes)
 }
 
 /// Reads small pieces through a window.

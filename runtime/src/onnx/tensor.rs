@@ -1,6 +1,7 @@
 //! Weights: from the model file, or from files beside it.
 
 use super::LoadError;
+use super::model_file::read_weight;
 use super::proto::TensorProto;
 use crate::tensor::{AlignedBytes, DType, Tensor, element_count};
 use half::f16;
@@ -35,18 +36,7 @@ pub struct Folder(
 
 impl ExternalData for Folder {
     fn read(&self, location: &str, offset: u64, length: Option<u64>) -> std::io::Result<AlignedBytes> {
-        use std::io::{Read, Seek, SeekFrom};
-        let mut file = std::fs::File::open(self.0.join(location))?;
-        let size = file.metadata()?.len();
-        let length = length.unwrap_or(size.saturating_sub(offset));
-        if offset.checked_add(length).is_none_or(|end| end > size) {
-            let text = format!("{length} bytes at {offset} are wanted, the file has {size}");
-            return Err(std::io::Error::new(std::io::ErrorKind::UnexpectedEof, text));
-        }
-        file.seek(SeekFrom::Start(offset))?;
-        let mut bytes = AlignedBytes::for_weight(length as usize);
-        file.read_exact(bytes.as_mut_slice())?;
-        Ok(bytes)
+        read_weight(&std::fs::File::open(self.0.join(location))?, "file", offset, length)
     }
 }
 

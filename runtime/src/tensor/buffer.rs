@@ -48,7 +48,7 @@ impl AlignedBytes {
         let count = Self::room_of(bytes.len()).div_ceil(ALIGNMENT);
         let mut lines = Vec::with_capacity(count);
         let (whole, rest) = bytes.as_chunks::<ALIGNMENT>();
-        // Not zeroed first: half of the time that large weights take to load.
+        // Not zeroed first: weights are most of what is loaded.
         lines.extend(whole.iter().map(|line| Line(*line)));
         lines.resize(count, Line([0; ALIGNMENT]));
         let mut copy = AlignedBytes { lines, len: bytes.len(), pool: None };

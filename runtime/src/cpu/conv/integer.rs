@@ -65,13 +65,7 @@ pub(crate) fn run_to_float(
 pub(crate) fn pack_ahead(cpu: &Cpu, groups: usize, w: TensorView<'_>) -> bool {
     let (Some(id), [m, rest @ ..], 1) = (w.constant, w.shape, groups) else { return false };
     let (Ok(bytes), Ok(k)) = (Bytes::of("ConvInteger", &w), element_count(rest)) else { return false };
-    let (kernel, risks) = match cpu.kernels().bytes {
-        Some(kernel) => (kernel, None),
-        None => match pairs(cpu, id, bytes, (*m, k)) {
-            Some((kernel, risks)) => (kernel, Some(risks)),
-            None => return false,
-        },
-    };
+    let Some((kernel, risks)) = byte_kernel(cpu, || pairs(cpu, id, bytes, (*m, k))) else { return false };
     let filters = Filters { bytes, zeros: &Zeros::none() };
     drop(packed_filters(cpu, kernel, risks, &filters, Some(id), (1, *m, k)));
     true
@@ -98,6 +92,17 @@ impl math::Kernel for LargestOf<'_> {
     #[inline(always)]
     fn run<const FMA: bool>(self) -> u8 {
         self.x.iter().fold(0, |most, x| most.max(x ^ self.mask))
+    }
+}
+
+/// The kernel for bytes: the exact one of this machine, or the one that `pairs` finds, with its risky pairs.
+fn byte_kernel(
+    cpu: &Cpu,
+    pairs: impl FnOnce() -> Option<(&'static ByteKernel, usize)>,
+) -> Option<(&'static ByteKernel, Option<usize>)> {
+    match cpu.kernels().bytes {
+        Some(kernel) => Some((kernel, None)),
+        None => pairs().map(|(kernel, risks)| (kernel, Some(risks))),
     }
 }
 
@@ -222,11 +227,9 @@ impl<'a> Convolution<'a> {
             });
             return Ok(());
         }
-        let kernels = cpu.kernels();
-        match (kernels.bytes, self.pairs(cpu)) {
-            (Some(kernel), _) => self.run_quads(cpu, kernel, None, out, finish),
-            (None, Some((kernel, risks))) => self.run_quads(cpu, kernel, Some(risks), out, finish),
-            (None, None) => self.run_wide(cpu, kernels.wide, out, finish),
+        match byte_kernel(cpu, || self.pairs(cpu)) {
+            Some((kernel, risks)) => self.run_quads(cpu, kernel, risks, out, finish),
+            None => self.run_wide(cpu, cpu.kernels().wide, out, finish),
         }
         Ok(())
     }

@@ -127,10 +127,10 @@ impl Convolution<'_> {
         let x = loaded.elements();
         let (nr, rows) = (self.kernel.nr, RowPanels::new(self.m, self.kernel.mr));
         let tiles = self.planes.geometry.output_len();
-        let fitting = ROOM / ((self.channels + self.m) * TILE * size_of::<f32>()) / nr * nr;
+        let fitting = ROOM / ((self.channels + self.m) * TILE * size_of::<f32>()) / nr;
         let panels = tiles.div_ceil(nr);
         // A panel alone would read the filters anew for each.
-        let together = (fitting / nr).clamp(2, MAX_TILES / nr);
+        let together = fitting.clamp(2, MAX_TILES / nr);
         let blocks = panels.div_ceil(together).next_multiple_of(cx.threads).min(panels);
         let together = panels.div_ceil(blocks);
         let blocks = panels.div_ceil(together);
@@ -214,9 +214,7 @@ impl math::Kernel for TransformInputs<'_> {
         offsets.copy_from_slice(&planes.offsets);
         let mut room = [[0.0f32; MAX_TILES + LANES]; TILE];
         for (channel, x) in (0..channels).map(|channel| (channel, &x[channel * planes.len()..])) {
-            let mut tile = tiles.start;
-            while tile < tiles.end {
-                let len = (across - tile % across).min(tiles.end - tile);
+            for (tile, len) in lines(tiles.clone(), across) {
                 let x = &x[tile / across * line + tile % across..];
                 for at in (0..len).step_by(LANES) {
                     let mut d: [Vector; TILE] = [[0.0; LANES]; TILE];
@@ -229,7 +227,6 @@ impl math::Kernel for TransformInputs<'_> {
                         room[i][tile - tiles.start + at..][..LANES].copy_from_slice(&d[i]);
                     }
                 }
-                tile += len;
             }
             for (room, out) in room.iter().zip(out.chunks_exact_mut(size)) {
                 for (panel, room) in room[..tiles.len().next_multiple_of(nr)].chunks_exact(nr).enumerate() {
@@ -238,6 +235,16 @@ impl math::Kernel for TransformInputs<'_> {
             }
         }
     }
+}
+
+/// The parts of `tiles` that lie in one line each, of `across` tiles: the first tile and how many.
+fn lines(tiles: Range<usize>, across: usize) -> impl Iterator<Item = (usize, usize)> {
+    let mut at = tiles.start;
+    std::iter::from_fn(move || {
+        let (first, len) = (at, (across - at % across).min(tiles.end - at));
+        at += len;
+        (len > 0).then_some((first, len))
+    })
 }
 
 /// The same number of some tiles. Loops over all of it become single instructions.
@@ -301,10 +308,8 @@ impl math::Kernel for TransformSums<'_> {
         let size = rows.len() * width + GAP;
         let mut room = [[0.0f32; 2 * (MAX_TILES + LANES)]; 2];
         for (r, filter) in rows.enumerate() {
-            let mut tile = tiles.start;
-            while tile < tiles.end {
+            for (tile, len) in lines(tiles.clone(), across) {
                 let (y, x) = (tile / across * 2, tile % across * 2);
-                let len = (across - tile % across).min(tiles.end - tile);
                 let from = &sums[r * width + tile - tiles.start..];
                 for at in (0..len).step_by(LANES) {
                     let mut s: [Vector; TILE] = [[0.0; LANES]; TILE];
@@ -322,7 +327,6 @@ impl math::Kernel for TransformSums<'_> {
                     let out = unsafe { out.slice(start, columns) };
                     of.epilogue.finish(filter, 0, of.at + start, &mut room[..columns], out);
                 }
-                tile += len;
             }
         }
     }
