@@ -86,6 +86,10 @@ const RELAXED: Variant = Variant {
 const SIMD: Variant =
     Variant { name: "lenslet_simd", target_dir: "web-simd", features: "+simd128,+bulk-memory,+nontrapping-fptoint" };
 
+/// LLVM's pass for processors with few ways to address memory: it turns the constant offsets of a loop's loads into additions, which
+/// engines then carry out one by one. Without it the product of bytes is a fifth faster.
+const ADDRESSES: &str = "-C llvm-args=-disable-lsr";
+
 /// Installs what a build needs.
 pub(crate) fn prepare(workspace: &Workspace) -> Result<(), Error> {
     eprintln!("Checking what the browser build needs:");
@@ -161,7 +165,7 @@ fn compile(
         .args(["--package", "lenslet-web", "--lib", "--profile", profile, "--target-dir"])
         .arg(&target_dir)
         // Takes the place of what .cargo/config.toml says for the target.
-        .env("RUSTFLAGS", format!("-C target-feature={}", variant.features))
+        .env("RUSTFLAGS", format!("-C target-feature={} {ADDRESSES}", variant.features))
         .env_remove("CARGO_ENCODED_RUSTFLAGS");
     if let (_, Some(feature), _) = exports.names() {
         command.args(["--features", feature]);
