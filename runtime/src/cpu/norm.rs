@@ -42,7 +42,7 @@ pub(crate) fn run(
     }
     let [y, means, inverses] = slices.map(SharedMut::new);
     // Rows of one task together hold enough elements to be worth one.
-    let size = (16 * 1024usize).div_ceil(width.max(1));
+    let size = parallel::even_chunks(cpu.threads(), rows, (4 * 1024usize).div_ceil(width.max(1)));
     parallel::for_each(cpu.threads(), rows.div_ceil(size), |task| {
         for r in task * size..rows.min((task + 1) * size) {
             // SAFETY: each row belongs to one task, and each output has `rows` rows of these widths.

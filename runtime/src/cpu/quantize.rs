@@ -8,6 +8,8 @@ use crate::tensor::{DType, Element, TensorView, TensorViewMut};
 
 /// Elements that a task takes; below two of them threads are not worth waking.
 const CHUNK: usize = 1 << 14;
+/// The same where each thread takes its share.
+const LEAST: usize = 1 << 13;
 
 /// Runs [`crate::graph::Op::DynamicQuantizeLinear`].
 ///
@@ -28,8 +30,9 @@ pub(crate) fn run_dynamic(
     operands.output::<f32>(outputs, 1, 1)?[0] = scale;
     operands.output::<u8>(outputs, 2, 1)?[0] = zero;
     let y = operands.output::<u8>(outputs, 0, x.len())?;
-    parallel::for_each_chunk(cpu.threads(), y, CHUNK, |i, y| {
-        let x = &x[i * CHUNK..][..y.len()];
+    let chunk = parallel::even_chunks(cpu.threads(), x.len(), LEAST);
+    parallel::for_each_chunk(cpu.threads(), y, chunk, |i, y| {
+        let x = &x[i * chunk..][..y.len()];
         quantize(x, scale, zero as i32, false, y);
     });
     Ok(())
@@ -37,7 +40,7 @@ pub(crate) fn run_dynamic(
 
 /// The least and the greatest of 0 and all numbers of `x`.
 fn range(threads: usize, x: &[f32]) -> (f32, f32) {
-    let chunk = x.len().div_ceil(threads.max(1)).max(CHUNK);
+    let chunk = parallel::even_chunks(threads, x.len(), LEAST);
     let mut parts = vec![(0f32, 0f32); x.len().div_ceil(chunk)];
     let shared = SharedMut::new(&mut parts);
     parallel::for_each(threads, x.len().div_ceil(chunk), |i| {

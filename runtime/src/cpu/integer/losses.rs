@@ -120,7 +120,11 @@ pub(crate) fn list_len(count: usize, panels: usize) -> usize {
 /// Lists the risky pairs of `panels`, each `[steps][width][4]` numbers of i8, in `out`, which has room for as many as there are.
 pub(super) fn list(panels: &[u8], width: usize, steps: usize, out: &mut [u8]) {
     assert!(width <= 1 << COLUMN_BITS);
-    let size = (width * steps * STEP).max(1);
+    let size = width * steps * STEP;
+    if size == 0 {
+        // Without K all lists are empty, as zeros say.
+        return;
+    }
     let (starts, entries) = bytemuck::cast_slice_mut::<u8, u32>(out).split_at_mut(panels.len().div_ceil(size) + 1);
     let mut at = 0;
     for (panel, start) in panels.chunks(size).zip(&mut *starts) {

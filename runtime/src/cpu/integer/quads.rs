@@ -83,7 +83,7 @@ pub(crate) fn pack_rows(
         return;
     }
     let summed = usize::from(!sums.is_empty());
-    let threads = if m * k < 1 << 16 { 1 } else { threads };
+    let threads = if m * k < 1 << 15 { 1 } else { threads };
     let (mask, size) = (mask(bytes.signed, wanted), mr * k.next_multiple_of(STEP));
     let sums = SharedMut::new(sums);
     parallel::for_each_chunk(threads, &mut out[..panels.count * size], size, |i, out| {

@@ -164,6 +164,10 @@ fn blocking(m: usize, n: usize, mr: usize, nr: usize, threads: usize) -> Blockin
         blocks = wanted.div_ceil(row_blocks);
     }
     let columns = even(column_panels, blocks);
+    // Narrower blocks where all threads then end at once: of 16 panels in blocks of three, one of two threads gets nine.
+    let busiest = |columns: usize| (row_blocks * column_panels.div_ceil(columns)).div_ceil(threads.max(1)) * columns;
+    let narrowest = if threads > 1 { columns.div_ceil(2) } else { columns };
+    let columns = (narrowest..=columns).rev().min_by_key(|&columns| busiest(columns)).unwrap_or(columns);
     let column_blocks = column_panels.div_ceil(columns);
     let rows =
         if row_blocks * column_blocks < wanted { even(row_panels, wanted.div_ceil(column_blocks)) } else { rows };

@@ -42,6 +42,14 @@ pub(crate) fn for_each_with<S>(
     }
 }
 
+/// The size of chunks of `len` things such that each thread gets as many chunks as the others, of at least `least` things each:
+/// of three chunks two threads would be at work for as long as on four.
+pub(crate) fn even_chunks(threads: usize, len: usize, least: usize) -> usize {
+    let (threads, chunks) = (threads.max(1), (len / least.max(1)).max(1));
+    let chunks = if chunks > threads { chunks / threads * threads } else { chunks };
+    len.div_ceil(chunks).max(1)
+}
+
 /// Calls `task(i, chunk)` for each chunk of `size` elements (the last may be shorter), on up to `threads` threads.
 pub(crate) fn for_each_chunk<T: Send>(
     threads: usize,
@@ -109,6 +117,16 @@ mod tests {
             for_each_chunk(threads, &mut hits, 7, |i, chunk| chunk.iter_mut().for_each(|h| *h += 1 + i as u32));
             assert!(hits.iter().enumerate().all(|(i, &h)| h == 1 + (i / 7) as u32));
             for_each_chunk(threads, &mut [0u8; 0], 7, |_, _| unreachable!());
+        }
+    }
+
+    #[test]
+    fn chunks_are_even() {
+        for (threads, len, least, expected) in
+            [(2, 39_424, 8192, 9856), (2, 39_424, 16_384, 19_712), (1, 10, 16, 10), (4, 0, 8, 1), (3, 100, 1, 2), (2, 24, 8, 12)]
+        {
+            let size = even_chunks(threads, len, least);
+            assert_eq!(size, expected, "{len} things, {threads} threads");
         }
     }
 
