@@ -146,6 +146,9 @@ pub(crate) const MAX_STRETCH: usize = 1024;
 /// Elements of the accumulator block at most.
 const MAX_ACCUMULATORS: usize = 48 << 10;
 
+/// Bytes of columns at most that are filled for all blocks of rows at once: what the caches between the first and memory hold.
+const MAX_FILLED: usize = 2 << 20;
+
 /// Rows up to which columns are read in longer stretches; up to here, each row is added up in the same order.
 pub(crate) const fn few_rows(mr: usize) -> usize {
     2 * mr
@@ -224,8 +227,16 @@ pub(crate) fn multiply_blocks<T: Number>(
     let panel = if m <= few_rows(mr) { 8 * PANEL } else { PANEL };
     let stretches = k.div_ceil((panel / (nr * size_of::<T>())).min(MAX_STRETCH)).max(1);
     let stretch = k.div_ceil(stretches).next_multiple_of(T::STEP);
-    let together = b.together(block.columns).clamp(1, block.columns);
-    let room = if b.needs_room() { together * nr * stretch } else { 0 };
+    // Blocks of rows share columns, which are then filled once, and not by each.
+    let size = column_panels * nr * k * size_of::<T>();
+    let shared = b.needs_room() && row_blocks > 1 && size <= MAX_FILLED;
+    let mut filled = cx.scratch.take(if shared { size } else { 0 });
+    if shared {
+        fill(cx.threads, b, nr, k, column_panels, bytemuck::cast_slice_mut(filled.as_mut_slice()));
+    }
+    let filled: &[T] = bytemuck::cast_slice(filled.as_slice());
+    let together = if shared { 1 } else { b.together(block.columns).clamp(1, block.columns) };
+    let room = if b.needs_room() && !shared { together * nr * stretch } else { 0 };
     // A cache line more, so that the rows of a tile do not fall into the same few sets of the cache.
     let width = block.columns * nr + 64 / size_of::<T::Acc>();
     let init = || {
@@ -248,7 +259,10 @@ pub(crate) fn multiply_blocks<T: Number>(
             for group in columns.clone().step_by(together) {
                 let panels = group..(group + together).min(columns.end);
                 let room = bytemuck::cast_slice_mut(room.as_mut_slice());
-                let (panel_data, b_stride) = b.block(nr, from..to, panels.clone(), room);
+                let (panel_data, b_stride) = match shared {
+                    true => (&filled[(panels.start * k + from) * nr..], k * nr),
+                    false => b.block(nr, from..to, panels.clone(), room),
+                };
                 for (j, panel) in panels.enumerate() {
                     let next = match panel + 1 {
                         next if next < columns.end => b.source(nr, from..to, next),
@@ -272,6 +286,24 @@ pub(crate) fn multiply_blocks<T: Number>(
         let rows = first_row..row_panels.start(rows.end);
         let sums = &mut accumulators[..rows.len() * width];
         store(Block { rows, columns: first_column..first_column + used, sums, stride: width });
+    });
+}
+
+/// Fills all `panels` panels of `b` over the whole of K.
+fn fill<T: Number>(
+    threads: usize,
+    b: &(impl Columns<T> + ?Sized),
+    nr: usize,
+    k: usize,
+    panels: usize,
+    out: &mut [T],
+) {
+    let threads = if out.len() < 1 << 14 { 1 } else { threads };
+    let each = parallel::even_chunks(threads, panels, 1.max(panels.div_ceil(4 * threads.max(1))));
+    parallel::for_each_chunk(threads, out, each * k * nr, |i, out| {
+        let panels = i * each..(i * each + each).min(panels);
+        let (data, stride) = b.block(nr, 0..k, panels, out);
+        debug_assert!(stride == k * nr && data.len() >= stride);
     });
 }
 
