@@ -8,6 +8,10 @@
 #[cfg(feature = "threads")]
 mod crew;
 
+/// How often a worker comes for tasks at least, if there are so many: who is slower comes less often.
+#[cfg(feature = "threads")]
+const TURNS: usize = 12;
+
 /// Calls `task(i)` for each `i` of `0..tasks`, on up to `threads` threads.
 pub(crate) fn for_each(threads: usize, tasks: usize, task: impl Fn(usize) + Sync) {
     for_each_with(threads, tasks, || (), |(), i| task(i));
@@ -24,14 +28,17 @@ pub(crate) fn for_each_with<S>(
     #[cfg(feature = "threads")]
     if workers > 1 {
         let next = std::sync::atomic::AtomicUsize::new(0);
+        // Of many tasks several at a time: a counter that two cores want takes as long as a small task.
+        let several = (tasks / (workers * TURNS)).max(1);
         crew().run(workers - 1, &|| {
             let mut state = None;
             loop {
-                let i = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                if i >= tasks {
+                let first = next.fetch_add(several, std::sync::atomic::Ordering::Relaxed);
+                if first >= tasks {
                     return;
                 }
-                task(state.get_or_insert_with(&init), i);
+                let state = state.get_or_insert_with(&init);
+                (first..(first + several).min(tasks)).for_each(|i| task(state, i));
             }
         });
         return;
@@ -122,9 +129,14 @@ mod tests {
 
     #[test]
     fn chunks_are_even() {
-        for (threads, len, least, expected) in
-            [(2, 39_424, 8192, 9856), (2, 39_424, 16_384, 19_712), (1, 10, 16, 10), (4, 0, 8, 1), (3, 100, 1, 2), (2, 24, 8, 12)]
-        {
+        for (threads, len, least, expected) in [
+            (2, 39_424, 8192, 9856),
+            (2, 39_424, 16_384, 19_712),
+            (1, 10, 16, 10),
+            (4, 0, 8, 1),
+            (3, 100, 1, 2),
+            (2, 24, 8, 12),
+        ] {
             let size = even_chunks(threads, len, least);
             assert_eq!(size, expected, "{len} things, {threads} threads");
         }
