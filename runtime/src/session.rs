@@ -100,6 +100,7 @@ fn pack_weights(graph: &mut Graph, cpu: &Cpu) {
         let inputs = found.inputs.iter().enumerate().filter_map(|(index, id)| Some((index, (*id)?)));
         operands.extend(inputs.filter(|(_, id)| readers.get(id) == Some(&1)).map(|(index, id)| (node, index, id)));
     }
+    cpu.expect_packing(true);
     // One after another: no more than one weight is there twice.
     for (node, index, id) in operands {
         let (Some(node), Some(constant)) = (graph.node(node), graph.constant(id)) else { continue };
@@ -116,6 +117,7 @@ fn pack_weights(graph: &mut Graph, cpu: &Cpu) {
             None => (),
         }
     }
+    cpu.expect_packing(false);
 }
 
 /// A failed copy is the device's fault, not one output's.

@@ -127,6 +127,11 @@ impl Cpu {
         self.packed.settle(id, memory);
     }
 
+    /// Says whether many constants are about to be packed, or have been.
+    pub(crate) fn expect_packing(&self, many: bool) {
+        self.packed.expect(many);
+    }
+
     /// Takes the elements of constant `id` until a kernel chooses a form for them.
     pub(crate) fn keep(&self, id: ConstantId, elements: AlignedBytes) {
         self.packed.keep(id, elements);

@@ -34,7 +34,13 @@ pub(crate) enum Form {
 #[derive(Default)]
 pub(crate) struct PackCache {
     entries: Mutex<HashMap<(ConstantId, Form), Arc<AlignedBytes>>>,
+    /// While a model's weights are packed one after another, memory of packed forms that moved, for the next ones: allocators that
+    /// align to cache lines seldom fit a block into one that was as long.
+    spare: Mutex<Option<Vec<AlignedBytes>>>,
 }
+
+/// Blocks of spare memory at most: a model's weights have a few sizes.
+const SPARE: usize = 4;
 
 impl PackCache {
     /// The packed form of constant `id`, from the cache or made by `pack`, which fills `len` zero bytes.
@@ -52,7 +58,7 @@ impl PackCache {
         if let Some(found) = lock().get(&(id, form)) {
             return found.clone();
         }
-        let mut bytes = AlignedBytes::zeroed(len);
+        let mut bytes = self.take_spare(len).unwrap_or_else(|| AlignedBytes::zeroed(len));
         pack(bytes.as_mut_slice());
         let mut entries = lock();
         let packed = entries.entry((id, form)).or_insert_with(|| Arc::new(bytes)).clone();
@@ -109,8 +115,33 @@ impl PackCache {
             && let Some(mut memory) = memory.holding(packed.len())
         {
             memory.as_mut_slice().copy_from_slice(packed.as_slice());
-            *packed = Arc::new(memory);
+            let moved = Arc::into_inner(std::mem::replace(packed, Arc::new(memory)));
+            drop(entries);
+            let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(spare) = &mut *spare {
+                spare.extend(moved);
+                if spare.len() > SPARE {
+                    spare.remove(0);
+                }
+            }
         }
+    }
+
+    /// Zeroed memory of `len` bytes that was another form's, if some is hardly longer.
+    fn take_spare(&self, len: usize) -> Option<AlignedBytes> {
+        let mut spare = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        let fits = |memory: &AlignedBytes| (len..=len + len / 16).contains(&memory.room());
+        let blocks = spare.as_mut()?;
+        let found = blocks.iter().position(fits)?;
+        let mut memory = blocks.swap_remove(found).holding(len)?;
+        drop(spare);
+        memory.as_mut_slice().fill(0);
+        Some(memory)
+    }
+
+    /// From now on until the next call memory is kept for the next form, if `many` are to come; else it is let go.
+    pub(crate) fn expect(&self, many: bool) {
+        *self.spare.lock().unwrap_or_else(PoisonError::into_inner) = many.then(Vec::new);
     }
 
     /// Bytes held.
@@ -205,6 +236,29 @@ mod tests {
         cache.get(ConstantId(1), Form::Rows { groups: 1, m: 2, k: 3 }, 20, |_| ());
         cache.get(ConstantId(2), form, 100, |_| ());
         assert_eq!(cache.bytes(), 220);
+    }
+
+    #[test]
+    fn memory_that_a_form_left_takes_the_next_one() {
+        let cache = PackCache::default();
+        let form = Form::Columns { matrices: 1, k: 2, n: 3, transposed: false };
+        let pack = |id, len| {
+            let packed = cache.get(ConstantId(id), form, len, |bytes| {
+                assert!(bytes.iter().all(|&byte| byte == 0) && bytes.len() == len);
+                bytes.fill(7);
+            });
+            let place = packed.as_slice().as_ptr();
+            drop(packed);
+            cache.settle(ConstantId(id), AlignedBytes::zeroed(len));
+            place
+        };
+        cache.expect(true);
+        let first = pack(1, 6400);
+        assert_ne!(pack(2, 3200), first, "far shorter");
+        assert_eq!(pack(3, 6350), first);
+        cache.expect(false);
+        pack(4, 6400);
+        assert!(cache.spare.lock().unwrap().is_none());
     }
 
     #[test]

@@ -56,6 +56,11 @@ impl AlignedBytes {
         copy
     }
 
+    /// Bytes that it has room for.
+    pub(crate) fn room(&self) -> usize {
+        self.lines.len() * ALIGNMENT
+    }
+
     /// The same memory holding `len` bytes, whatever they are, if it has room for them.
     pub(crate) fn holding(mut self, len: usize) -> Option<Self> {
         self.len = len;
