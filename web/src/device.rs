@@ -75,10 +75,10 @@ impl Device {
 /// The size of the module's memory.
 pub(crate) fn heap_bytes() -> f64 {
     let memory = wasm_bindgen::memory();
-    memory
-        .dyn_ref::<js_sys::WebAssembly::Memory>()
-        .and_then(|memory| memory.buffer().dyn_into::<js_sys::ArrayBuffer>().ok())
-        .map_or(0.0, |buffer| f64::from(buffer.byte_length()))
+    let buffer = memory.dyn_ref::<js_sys::WebAssembly::Memory>().map(js_sys::WebAssembly::Memory::buffer);
+    // Shared memory has a buffer of another class.
+    let length = buffer.and_then(|buffer| js_sys::Reflect::get(&buffer, &"byteLength".into()).ok());
+    length.and_then(|length| length.as_f64()).unwrap_or_default()
 }
 
 /// A model until it is disposed of. A call that is under way keeps it until it ends.

@@ -13,6 +13,8 @@ mod files;
 mod index;
 #[cfg(feature = "test-suite")]
 mod suite;
+#[cfg(feature = "threads")]
+mod threads;
 mod tower;
 mod writing;
 

@@ -4,6 +4,7 @@ import { UnsupportedError } from "../ts/errors.js";
 import {
   adapterName,
   chooseDevice,
+  helperCount,
   probeAdapter,
   requireWasmVariant,
   wasmVariant,
@@ -37,6 +38,30 @@ test("relaxed is preferred, plain SIMD is second, neither is an error that says 
     () => requireWasmVariant(() => false),
     (error) =>
       error instanceof UnsupportedError && error.kind === "no_simd" && /Safari/.test(error.message),
+  );
+});
+
+test("threads are for isolated pages on more than one core", () => {
+  const isolated = (hardwareConcurrency: number) => ({
+    crossOriginIsolated: true,
+    Atomics: { waitAsync() {} },
+    navigator: { hardwareConcurrency },
+  });
+  assert.deepEqual(
+    [1, 2, 4, 5, 8, 64].map((cores) => helperCount(isolated(cores))),
+    [0, 1, 1, 2, 3, 7],
+  );
+  assert.equal(helperCount({ ...isolated(8), crossOriginIsolated: false }), 0);
+  assert.equal(helperCount({ ...isolated(8), Atomics: {} }), 0);
+  assert.equal(helperCount({}), 0);
+  assert.equal(
+    wasmVariant(() => true, isolated(8)),
+    "threads",
+  );
+  let calls = 0;
+  assert.equal(
+    wasmVariant(() => ++calls > 1, isolated(8)),
+    "simd",
   );
 });
 

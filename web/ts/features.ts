@@ -4,8 +4,8 @@
 
 import { UnsupportedError } from "./errors.js";
 
-/** Which of the two wasm binaries a browser gets. */
-export type WasmVariant = "relaxed" | "simd";
+/** Which of the wasm binaries a browser gets; `"threads"` on pages that are cross-origin isolated. */
+export type WasmVariant = "threads" | "relaxed" | "simd";
 
 /** Where a model can run. */
 export type Device = "webgpu" | "wasm";
@@ -56,14 +56,39 @@ function wasmModule(code: readonly number[]): Uint8Array<ArrayBuffer> {
 export type Validate = (bytes: Uint8Array<ArrayBuffer>) => boolean;
 
 /** The best wasm binary that this browser accepts, or nothing. */
-export function wasmVariant(validate?: Validate): WasmVariant | undefined {
+export function wasmVariant(validate?: Validate, scope?: ThreadScope): WasmVariant | undefined {
   const accepts =
     validate ??
     (typeof WebAssembly === "object" ? (bytes) => WebAssembly.validate(bytes) : () => false);
   if (accepts(RELAXED_PROBE)) {
-    return "relaxed";
+    return helperCount(scope) > 0 ? "threads" : "relaxed";
   }
   return accepts(SIMD_PROBE) ? "simd" : undefined;
+}
+
+/** What tells whether workers can share memory, so that tests can stand in for a browser. */
+export interface ThreadScope {
+  readonly crossOriginIsolated?: boolean;
+  readonly Atomics?: object;
+  readonly navigator?: { readonly hardwareConcurrency?: number };
+}
+
+/** Workers that help at most. */
+const MOST_HELPERS = 7;
+
+/**
+ * How many workers should help with one model; none where they cannot share memory, or where nobody could be told
+ * without waiting that they are done (`Atomics.waitAsync`).
+ *
+ * Half of the cores compute: as a rule two of them are one that works on two things at a time.
+ */
+export function helperCount(scope: ThreadScope = globalThis as ThreadScope): number {
+  const cores = scope.navigator?.hardwareConcurrency ?? 1;
+  const able = scope.crossOriginIsolated === true && "waitAsync" in (scope.Atomics ?? {});
+  if (!able || cores < 2) {
+    return 0;
+  }
+  return Math.min(Math.max(Math.ceil(cores / 2), 2) - 1, MOST_HELPERS);
 }
 
 /** Like {@link wasmVariant}, but an unsupported browser is an error that a person can act on. */

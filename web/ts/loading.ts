@@ -156,6 +156,8 @@ export abstract class Model {
   readonly device: Device | "server";
   /** The GPU in words, or the server's address; empty on WASM. */
   readonly adapter: string;
+  /** How many threads compute on WASM: one, but on pages that are cross-origin isolated; `undefined` elsewhere. */
+  readonly threads: number | undefined;
   /** Why `device: "auto"` went to WASM although there is a GPU. */
   readonly fallback: string | undefined;
   /** The server that may answer in its place, if there is one. */
@@ -172,6 +174,7 @@ export abstract class Model {
     this.model = model;
     this.device = info.device;
     this.adapter = info.adapter;
+    this.threads = info.threads;
     this.fallback = info.fallback;
     this.client = client;
     this.offload = offload;

@@ -176,6 +176,7 @@ export class ModelSlot<Handle extends ModelHandle> {
     return {
       device: handle.device(),
       adapter: device === "webgpu" ? adapter?.name || handle.adapter() : "",
+      ...(device === "wasm" && { threads: 1 + (wasm.helpersThere?.() ?? 0) }),
     };
   }
 }

@@ -15,6 +15,8 @@ export interface ModelInfo {
   device: Device | "server";
   /** The GPU's name; empty on WASM. */
   adapter: string;
+  /** How many threads compute on WASM. */
+  threads?: number;
   /** Why `device: "auto"` did not use the GPU although there is one. */
   fallback?: string;
   /** What a first run took, in milliseconds, where {@link LoadArgs.probe} asked for one. */

@@ -3,7 +3,8 @@
  * talks to it.
  */
 
-import type { Device, WasmVariant } from "./features.js";
+import { type Device, helperCount, type WasmVariant } from "./features.js";
+import type { FromHelper, ToHelper } from "./helper.js";
 import type { ModelFile } from "./model-files.js";
 import type { Pixels } from "./picture.js";
 
@@ -131,6 +132,8 @@ export interface IndexHandle {
 
 /** What the module exports. */
 export interface Wasm {
+  /** How many helpers have come, in the module with threads. */
+  helpersThere?(): number;
   DualTowerHandle: Loader<DualTowerHandle>;
   CaptionerHandle: Loader<CaptionerHandle>;
   AnswererHandle: Loader<AnswererHandle>;
@@ -142,33 +145,90 @@ export interface Wasm {
 }
 
 /** The generated glue: the module's exports and the function that brings it up. */
-type Glue = Wasm & { default(options: { module_or_path: WebAssembly.Module }): Promise<unknown> };
+type Glue = Wasm & {
+  default(options: { module_or_path: WebAssembly.Module }): Promise<{ memory: WebAssembly.Memory }>;
+};
+
+/** The glue of the module with threads. */
+type ThreadGlue = Glue & { expectHelpers(count: number): void };
 
 /**
- * Both glue files and both binaries are named by literal `new URL(…, import.meta.url)`, which bundlers copy
+ * All glue files and binaries are named by literal `new URL(…, import.meta.url)`, which bundlers copy
  * as files. So no bundler needs a plugin or a setting, and only the chosen pair is downloaded.
  */
 function addresses(variant: WasmVariant): { glue: URL; binary: URL } {
-  return variant === "relaxed"
-    ? {
+  switch (variant) {
+    case "threads":
+      return {
+        glue: new URL("../pkg/lenslet_threads.js", import.meta.url),
+        binary: new URL("../pkg/lenslet_threads.wasm", import.meta.url),
+      };
+    case "relaxed":
+      return {
         glue: new URL("../pkg/lenslet_relaxed.js", import.meta.url),
         binary: new URL("../pkg/lenslet_relaxed.wasm", import.meta.url),
-      }
-    : {
+      };
+    case "simd":
+      return {
         glue: new URL("../pkg/lenslet_simd.js", import.meta.url),
         binary: new URL("../pkg/lenslet_simd.wasm", import.meta.url),
       };
+  }
 }
 
-/** Fetches and starts the binary for this browser. */
+/** Fetches and starts the binary for this browser; without threads if it has no room for shared memory. */
 export async function loadWasm(variant: WasmVariant): Promise<Wasm> {
+  if (variant !== "threads") {
+    const [exports, module] = await fetchWasm<Glue>(variant);
+    await exports.default({ module_or_path: module });
+    return exports;
+  }
+  const [exports, module, glue] = await fetchWasm<ThreadGlue>(variant);
+  let memory: WebAssembly.Memory;
+  try {
+    ({ memory } = await exports.default({ module_or_path: module }));
+  } catch (error) {
+    if (error instanceof RangeError) {
+      return loadWasm("relaxed");
+    }
+    throw error;
+  }
+  const starting = Array.from({ length: helperCount() }, () =>
+    startHelper({ glue: glue.href, module, memory }),
+  );
+  const started = await Promise.all(starting);
+  const helpers = started.filter((helper) => helper !== undefined);
+  exports.expectHelpers(helpers.length);
+  helpers.forEach((helper, serve) => {
+    helper.postMessage({ serve } satisfies ToHelper);
+  });
+  return exports;
+}
+
+/** A worker that is ready to help, or nothing if it could not start: then the others do its work. */
+function startHelper(join: ToHelper): Promise<Worker | undefined> {
+  return new Promise((resolve) => {
+    const helper = new Worker(new URL("./helper.js", import.meta.url), {
+      type: "module",
+      name: "lenslet-helper",
+    });
+    helper.addEventListener("error", () => resolve(undefined));
+    helper.addEventListener("message", ({ data }: MessageEvent<FromHelper>) => {
+      resolve(data === "ready" ? helper : undefined);
+    });
+    helper.postMessage(join);
+  });
+}
+
+async function fetchWasm<Exports>(
+  variant: WasmVariant,
+): Promise<[Exports, WebAssembly.Module, URL]> {
   const { glue, binary } = addresses(variant);
   const [exports, module] = await Promise.all([
-    import(/* webpackIgnore: true */ /* @vite-ignore */ glue.href) as Promise<Glue>,
+    import(/* webpackIgnore: true */ /* @vite-ignore */ glue.href) as Promise<Exports>,
     compile(binary),
   ]);
-  await exports.default({ module_or_path: module });
-  return exports;
+  return [exports, module, glue];
 }
 
 /** Compiles while downloading where the server labels the file `application/wasm`, afterwards where not. */

@@ -50,7 +50,7 @@ Tasks:
                 --soak SECONDS     and its memory over this time
                 --json             print one JSON object instead of a table or lines
                 --filter TEXT      only rows whose name contains TEXT
-                --threads N        only this number of threads (may be repeated; default: 1 and 2; web has 1)
+                --threads N        only this number of threads (may be repeated; default: 1 and 2; for web 1)
                 --rounds N         turns of each (default: 20; for decode 3)
                 --peer NAME        only this peer (may be repeated; default: all; not for decode)
   serve DIR   Serve a folder on 127.0.0.1 (--port, --isolated as above)";

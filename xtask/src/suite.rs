@@ -59,8 +59,9 @@ impl Page {
         Ok(())
     }
 
-    fn site(self, workspace: &Workspace) -> Result<Site, Error> {
-        let site = Site::new(false)
+    /// The package's page is isolated on WASM, where it then has threads; the search page is not, and shows the other case.
+    fn site(self, workspace: &Workspace, device: Device) -> Result<Site, Error> {
+        let site = Site::new(self == Self::Pictures && device == Device::Wasm)
             .mount("/", &workspace.path("tests/browser"))?
             .mount("/models/", &workspace.path("models"))?
             .mount("/goldens/", &workspace.path("tests/goldens"))?;
@@ -93,7 +94,7 @@ pub(crate) fn run(workspace: &Workspace, page: Page, options: &Options) -> Resul
     eprintln!("Checking what the tests in the browser need:");
     setup::run(workspace, &[Component::Wasm, Component::Node, Component::NodePackages, Component::Chromium])?;
     page.build(workspace)?;
-    let url = format!("{}/{}/index.html", Server::bind(page.site(workspace)?, 0)?.spawn(), page.name());
+    let url = format!("{}/{}/index.html", Server::bind(page.site(workspace, options.device)?, 0)?.spawn(), page.name());
 
     let device = options.device.name();
     let report = options.report.clone().unwrap_or_else(|| default_report(workspace, page, options.device));

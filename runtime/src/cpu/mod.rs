@@ -30,6 +30,8 @@ mod speed;
 
 pub use matmul::kernel::CpuKernels;
 use matmul::kernel::Kernels;
+#[cfg(all(feature = "threads", target_arch = "wasm32"))]
+pub use parallel::workers;
 
 use crate::error::KernelError;
 use crate::graph::{ConvInteger, ConvIntegerToFloat, Op};
@@ -65,8 +67,7 @@ impl Cpu {
 
     /// The same, with matrix products limited to `kernels`.
     pub fn with_kernels(threads: usize, kernels: CpuKernels) -> Self {
-        let cores = || std::thread::available_parallelism().map_or(1, |n| n.get());
-        let threads = if threads == 0 { cores() } else { threads };
+        let threads = if threads == 0 { parallel::cores() } else { threads };
         Cpu { threads, scratch: BufferPool::default(), packed: packed::PackCache::default(), kernels }
     }
 

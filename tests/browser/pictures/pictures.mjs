@@ -1,7 +1,7 @@
 // Photographs from JPEG file to embedding the way a page takes them: through the npm package, its worker and
 // the browser's own decoder, against what ONNX Runtime makes of the same files decoded by Pillow.
 
-import { loadDualTower } from "/package/dist/index.js";
+import { capabilities, loadDualTower } from "/package/dist/index.js";
 
 import { answers } from "./answers.mjs";
 import { captions } from "./captions.mjs";
@@ -19,11 +19,23 @@ globalThis.__lenslet_results = run();
 
 async function run() {
   const cases = [
+    ...(await modules()),
     ...(await photographs()),
     ...(await captions(device, filter)),
     ...(await answers(device, filter)),
   ];
   return { device, cases };
+}
+
+/** The module with threads is for isolated pages, and the only one that runs there. */
+async function modules() {
+  const name = "module";
+  if (!name.includes(filter)) {
+    return [];
+  }
+  const wanted = crossOriginIsolated && navigator.hardwareConcurrency > 1 ? "threads" : "relaxed";
+  const found = (await capabilities()).wasm;
+  return [{ name, ok: found === wanted, detail: `${found}, ${wanted} expected` }];
 }
 
 async function photographs() {
@@ -39,6 +51,10 @@ async function photographs() {
     }
     const least = Math.min(...cases.map((one) => one.cosine ?? 0));
     console.log(`${cases.length} photographs on ${tower.device}: least cosine ${least.toFixed(6)}`);
+    const threads = device === "wasm" ? (crossOriginIsolated ? Math.min(navigator.hardwareConcurrency, 2) : 1) : undefined;
+    if (threads === undefined ? tower.threads !== undefined : !(tower.threads >= threads)) {
+      throw new Error(`the package ran on ${tower.threads} threads, ${threads} expected`);
+    }
     if (tower.device !== device) {
       throw new Error(`the package ran on ${tower.device} instead of ${device}`);
     }

@@ -23,7 +23,7 @@ const PEER: Package = Package { name: "onnxruntime-web", package: "onnxruntime-w
 /// Fresh browsers for each row, which share its rounds: loading is measured once in each.
 const BROWSERS: usize = 3;
 
-/// Lenslet's module has no threads.
+/// Threads of a row unless the caller says: most pages are not cross-origin isolated, and have one.
 const THREADS: usize = 1;
 
 /// The rows.
@@ -34,9 +34,6 @@ pub(super) fn rows(
 ) -> Result<Vec<Value>, Error> {
     let cases = options.cases()?;
     options.peers(&[Peer::OnnxRuntimeWeb])?;
-    if !options.threads_or(&[THREADS]).contains(&THREADS) {
-        return Err(Error::Usage("Lenslet's module has no threads: rows of bench web have one".to_owned()));
-    }
     eprintln!("Checking what the rows in the browser need:");
     setup::run(workspace, &[Component::Wasm, Component::Node, Component::NodePackages, Component::Chromium])?;
     let python = python::ensure(workspace)?;
@@ -44,8 +41,9 @@ pub(super) fn rows(
     build_web::run(workspace, &build_web::Options { exports: Exports::Bench, no_wasm_opt: false })?;
     let models = models::folder(workspace);
     fs::create_dir_all(&models).map_err(Error::io("create", &models))?;
-    // Not cross-origin isolated, as most pages are not: neither runtime has threads then.
-    let site = Site::new(false)
+    let threads = options.threads_or(&[THREADS]);
+    // Isolated only for rows with threads: neither runtime has any elsewhere.
+    let site = Site::new(threads.iter().any(|&threads| threads > 1))
         .mount("/", &workspace.path("tests/browser"))?
         .mount("/pkg-bench/", &workspace.path("web/pkg-bench"))?
         .mount("/peer/", &peer)?
@@ -55,21 +53,30 @@ pub(super) fn rows(
     for case in &cases {
         let model = models::filled(workspace, &python, case.graph, case.precision)?;
         let model_bytes = fs::metadata(&model).map_err(Error::io("read", &model))?.len();
-        let row = measure(workspace, &site, case, model_bytes, options.rounds_or(super::ROUNDS))?;
-        done(&row);
-        rows.push(row);
+        for &threads in &threads {
+            let row = measure(workspace, &site, case, threads, model_bytes, options.rounds_or(super::ROUNDS))?;
+            done(&row);
+            rows.push(row);
+        }
     }
     Ok(rows)
 }
 
 /// One row, from several browsers.
-fn measure(workspace: &Workspace, site: &str, case: &Case, model_bytes: u64, rounds: usize) -> Result<Value, Error> {
+fn measure(
+    workspace: &Workspace,
+    site: &str,
+    case: &Case,
+    threads: usize,
+    model_bytes: u64,
+    rounds: usize,
+) -> Result<Value, Error> {
     let (mut product, mut peer, mut cosine) = (Side::default(), Side::default(), f64::INFINITY);
     let shares = shares(rounds, BROWSERS);
     for (index, rounds) in shares.iter().enumerate() {
-        eprintln!("{} in browser {} of {} ...", case.name(), index + 1, shares.len());
+        eprintln!("{} on {threads} threads in browser {} of {} ...", case.name(), index + 1, shares.len());
         let url = format!(
-            "{site}/graphs/index.html?model={}&sizes={}&threads={THREADS}&rounds={rounds}&first={}",
+            "{site}/graphs/index.html?model={}&sizes={}&threads={threads}&rounds={rounds}&first={}",
             case.graph.file(case.precision),
             case.sizes().join(","),
             if index % 2 == 0 { "lenslet" } else { PEER.name },
@@ -79,7 +86,7 @@ fn measure(workspace: &Workspace, site: &str, case: &Case, model_bytes: u64, rou
         peer.add(&found[PEER.name])?;
         cosine = cosine.min(found["cosine"].as_f64().unwrap_or(f64::NAN));
     }
-    let subject = Subject { case, device: "wasm", threads: THREADS, model_bytes, limit: &Value::Null };
+    let subject = Subject { case, device: "wasm", threads, model_bytes, limit: &Value::Null };
     let mut product = product.measured();
     env!("CARGO_PKG_VERSION").clone_into(&mut product.version);
     let mut row = row::row(subject, &product, PEER.name, &Outcome::Measured(peer.measured()));

@@ -63,7 +63,11 @@ impl Exports {
     }
 
     fn variants(self) -> &'static [Variant] {
-        if self == Self::Package { &[RELAXED, SIMD] } else { &[RELAXED] }
+        match self {
+            Self::Package => &[RELAXED, SIMD, THREADS],
+            Self::Bench => &[RELAXED, THREADS],
+            Self::TestSuite => &[RELAXED],
+        }
     }
 }
 
@@ -75,16 +79,37 @@ struct Variant {
     /// The folder below cargo's target directory.
     target_dir: &'static str,
     features: &'static str,
+    /// Whether workers share its memory.
+    threads: bool,
 }
 
 const RELAXED: Variant = Variant {
     name: "lenslet_relaxed",
     target_dir: "web-relaxed",
     features: "+simd128,+relaxed-simd,+bulk-memory,+nontrapping-fptoint",
+    threads: false,
 };
 
-const SIMD: Variant =
-    Variant { name: "lenslet_simd", target_dir: "web-simd", features: "+simd128,+bulk-memory,+nontrapping-fptoint" };
+const SIMD: Variant = Variant {
+    name: "lenslet_simd",
+    target_dir: "web-simd",
+    features: "+simd128,+bulk-memory,+nontrapping-fptoint",
+    threads: false,
+};
+
+/// For pages that are cross-origin isolated.
+const THREADS: Variant = Variant {
+    name: "lenslet_threads",
+    target_dir: "web-threads",
+    features: "+simd128,+relaxed-simd,+bulk-memory,+nontrapping-fptoint,+atomics",
+    threads: true,
+};
+
+/// Memory that workers share is made by the script, with a limit: all that 32 bits address. wasm-bindgen needs to know where a
+/// thread's own variables are, of which it gives each worker a copy.
+const SHARED_MEMORY: &str = "-C link-arg=--shared-memory -C link-arg=--import-memory -C link-arg=--max-memory=4294967296 \
+     -C link-arg=--export=__wasm_init_tls -C link-arg=--export=__tls_size -C link-arg=--export=__tls_align \
+     -C link-arg=--export=__tls_base";
 
 /// LLVM's pass for processors with few ways to address memory: it turns the constant offsets of a loop's loads into additions, which
 /// engines then carry out one by one. Without it modules are smaller by a hundredth, and no slower.
@@ -160,15 +185,18 @@ fn compile(
         Exports::Package | Exports::Bench => workspace.target().join(variant.target_dir),
     };
     eprintln!("Compiling {} (profile {profile}) ...", variant.name);
-    let mut command = toolchain.build(workspace);
+    let mut command = toolchain.build(workspace, variant.threads);
+    let shared = if variant.threads { SHARED_MEMORY } else { "" };
     command
         .args(["--package", "lenslet-web", "--lib", "--profile", profile, "--target-dir"])
         .arg(&target_dir)
         // Takes the place of what .cargo/config.toml says for the target.
-        .env("RUSTFLAGS", format!("-C target-feature={} {ADDRESSES}", variant.features))
+        .env("RUSTFLAGS", format!("-C target-feature={} {ADDRESSES} {shared}", variant.features))
         .env_remove("CARGO_ENCODED_RUSTFLAGS");
-    if let (_, Some(feature), _) = exports.names() {
-        command.args(["--features", feature]);
+    let (_, feature, _) = exports.names();
+    let features: Vec<&str> = feature.into_iter().chain(variant.threads.then_some("threads")).collect();
+    if !features.is_empty() {
+        command.args(["--features", &features.join(",")]);
     }
     process::run("compiling lenslet-web", &mut command)?;
     Ok(target_dir.join(wasm::TARGET).join(profile).join("lenslet_web.wasm"))

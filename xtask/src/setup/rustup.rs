@@ -21,6 +21,30 @@ fn has_std(dir: &Path) -> bool {
         .is_ok_and(|entries| entries.flatten().any(|entry| entry.file_name().to_string_lossy().starts_with("libstd-")))
 }
 
+/// Whether the compiler in use has the source of the standard library.
+pub(super) fn has_source(workspace: &Workspace) -> bool {
+    let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let mut command = Command::new(rustc);
+    command.current_dir(workspace.root()).args(["--print", "sysroot"]);
+    process::capture("asking rustc for its sysroot", &mut command)
+        .is_ok_and(|sysroot| Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library").is_dir())
+}
+
+/// Adds the source of the standard library for the component `what`, or says why that is not possible.
+pub(super) fn add_source(workspace: &Workspace, what: &str) -> Result<(), String> {
+    if process::find_program("rustup").is_none() {
+        return Err("there is no rustup".to_owned());
+    }
+    announce(what, "rustup component add rust-src");
+    let mut command = Command::new("rustup");
+    command.current_dir(workspace.root()).args(["component", "add", "rust-src"]);
+    process::capture("adding the source", &mut command).map_err(|error| error.to_string())?;
+    if has_source(workspace) {
+        return Ok(());
+    }
+    Err("rustup added the source to another toolchain than the one in use".to_owned())
+}
+
 /// Adds the standard library of `target` for the component `what`, or says why that is not possible.
 pub(super) fn add_target(workspace: &Workspace, what: &str, target: &str) -> Result<(), String> {
     if process::find_program("rustup").is_none() {

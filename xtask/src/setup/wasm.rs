@@ -32,15 +32,19 @@ pub(crate) enum Toolchain {
 impl Toolchain {
     /// Finds a toolchain that is ready to use.
     pub(crate) fn find(workspace: &Workspace) -> Option<Self> {
-        if rustup::has_target(workspace, TARGET) { Some(Self::Current) } else { debian().ok() }
+        if is_complete(workspace) { Some(Self::Current) } else { debian().ok() }
     }
 
-    /// `cargo build` for the target.
-    pub(crate) fn build(&self, workspace: &Workspace) -> Command {
+    /// `cargo build` for the target; with a standard library built from source, as modules with `atomics` need it, because the one
+    /// that comes with the compiler has none.
+    pub(crate) fn build(&self, workspace: &Workspace, atomics: bool) -> Command {
         match self {
             Self::Current => {
                 let mut command = workspace.cargo();
                 command.args(["build", "--target", TARGET]);
+                if atomics {
+                    command.env("RUSTC_BOOTSTRAP", "1").args(["-Z", "build-std=std,panic_abort"]);
+                }
                 command
             }
             Self::Debian { linker } => {
@@ -60,11 +64,26 @@ impl Toolchain {
     }
 }
 
+/// Whether the toolchain that built xtask has the target, and the source from which modules with threads get a standard library of
+/// their own.
+fn is_complete(workspace: &Workspace) -> bool {
+    rustup::has_target(workspace, TARGET) && rustup::has_source(workspace)
+}
+
 pub(super) fn ensure(workspace: &Workspace) -> Result<State, Error> {
-    if rustup::has_target(workspace, TARGET) {
+    const WHAT: &str = "wasm toolchain";
+    if is_complete(workspace) {
         return Ok(State::Present(TARGET.to_owned()));
     }
-    let why_not_rustup = match rustup::add_target(workspace, "wasm toolchain", TARGET) {
+    let target = match rustup::has_target(workspace, TARGET) {
+        true => Ok(()),
+        false => rustup::add_target(workspace, WHAT, TARGET),
+    };
+    let source = || match rustup::has_source(workspace) {
+        true => Ok(()),
+        false => rustup::add_source(workspace, WHAT),
+    };
+    let why_not_rustup = match target.and_then(|()| source()) {
         Ok(()) => return Ok(State::Installed(format!("{TARGET}, by rustup"))),
         Err(error) => error,
     };
@@ -79,7 +98,9 @@ pub(super) fn ensure(workspace: &Workspace) -> Result<State, Error> {
         Err(Error::Missing { why, remedy, .. }) => Err(Error::Missing {
             what: COMPILER,
             why: format!("{why_not_rustup}; without rustup: {why}"),
-            remedy: format!("rustup target add {TARGET}; or, without rustup: {remedy}"),
+            remedy: format!(
+                "rustup target add {TARGET} and rustup component add rust-src; or, without rustup: {remedy}"
+            ),
         }),
         Err(other) => Err(other),
     }

@@ -225,7 +225,7 @@ pub(super) const STAGES: &[Stage] = &[
                     "--package",
                     "lenslet-web",
                     "--features",
-                    "test-suite,bench",
+                    "test-suite,bench,threads",
                     "--target",
                     setup::wasm::TARGET,
                     "--",

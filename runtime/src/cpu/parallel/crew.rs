@@ -4,18 +4,25 @@
 //! caller sleeps until the last thread is done, spends as long on waking as on the work. So helpers look for the next
 //! piece for a moment before they sleep, the caller waits for them by looking too, and a helper that has not begun when
 //! the work is through is let off: nobody waits for a thread that has yet to wake up.
+//!
+//! On WebAssembly nobody can start a thread: whoever loads the module starts workers, and each takes a post.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{self, Thread};
+#[cfg(not(target_arch = "wasm32"))]
 use std::time::{Duration, Instant};
 
 /// How long a helper looks for work before it sleeps: about the longest stretch between two pieces of work of one run, and
 /// little beside what a run takes.
+#[cfg(not(target_arch = "wasm32"))]
 const LOOK: Duration = Duration::from_micros(100);
+/// The same in rounds of [`LOOKS`], where there is no clock.
+#[cfg(target_arch = "wasm32")]
+const LOOK: usize = 1000;
 /// Looks between two readings of the clock.
 const LOOKS: usize = 64;
 /// Looks of a caller before it offers its core to others, among them perhaps the helper it waits for.
@@ -32,10 +39,19 @@ const OFFERED: u8 = 2;
 const WORKING: u8 = 3;
 /// It is through and will not touch the job again; its caller lets it go.
 const DONE: u8 = 4;
+/// It died at the job, where panics end the thread.
+const DEAD: u8 = 5;
 
 /// Helpers for any number of callers: each takes those that are idle.
 pub(super) struct Crew {
-    helpers: Vec<(Arc<Helper>, Thread)>,
+    posts: Arc<[Post]>,
+}
+
+/// A helper's place.
+struct Post {
+    helper: Helper,
+    /// Who took it.
+    thread: OnceLock<Thread>,
 }
 
 /// One helper's post: cache lines of its own, since a helper looks at it without pause.
@@ -55,14 +71,49 @@ struct Job<'a> {
 
 impl Crew {
     /// Starts up to `helpers` threads; fewer if the system has no more.
+    #[cfg(not(target_arch = "wasm32"))]
     pub(super) fn new(helpers: usize) -> Self {
-        let start = |i| {
-            let helper = Arc::new(Helper { state: AtomicU8::new(IDLE), job: AtomicPtr::new(ptr::null_mut()) });
-            let own = Arc::clone(&helper);
-            let thread = thread::Builder::new().name(format!("lenslet-{i}")).spawn(move || own.serve());
-            thread.ok().map(|thread| (helper, thread.thread().clone()))
+        let crew = Self::of_posts(helpers);
+        for i in 0..helpers {
+            let posts = Arc::clone(&crew.posts);
+            let named = thread::Builder::new().name(format!("lenslet-{i}"));
+            if named.spawn(move || posts[i].serve()).is_err() {
+                break;
+            }
+        }
+        crew
+    }
+
+    /// A crew of which nobody has come yet.
+    pub(super) fn of_posts(count: usize) -> Self {
+        let post = |_| Post {
+            helper: Helper { state: AtomicU8::new(IDLE), job: AtomicPtr::new(ptr::null_mut()) },
+            thread: OnceLock::new(),
         };
-        Crew { helpers: (0..helpers).map_while(start).collect() }
+        Crew { posts: (0..count).map(post).collect() }
+    }
+
+    /// Makes the calling thread the helper at post `i` for the rest of its life. Returns at once if there is no such post or
+    /// somebody has it.
+    #[cfg(target_arch = "wasm32")]
+    pub(super) fn serve(&self, i: usize) {
+        if let Some(post) = self.posts.get(i) {
+            post.serve();
+        }
+    }
+
+    /// How many posts are taken.
+    #[cfg(target_arch = "wasm32")]
+    pub(super) fn there(&self) -> usize {
+        self.posts.iter().filter(|post| post.thread.get().is_some()).count()
+    }
+
+    /// Tells whoever waits for the helper at post `i` that it has died.
+    #[cfg(target_arch = "wasm32")]
+    pub(super) fn bury(&self, i: usize) {
+        if let Some(post) = self.posts.get(i) {
+            post.helper.state.store(DEAD, Ordering::Release);
+        }
     }
 
     /// Calls `work` here and, at the same time, in up to `others` helpers that are idle. It must be of use however many of
@@ -73,11 +124,13 @@ impl Crew {
         let work: &'static (dyn Fn() + Sync) = unsafe { std::mem::transmute(work) };
         let job = Job { work, panic: Mutex::new(None) };
         let mut recall = Recall { crew: self, job: &job, offered: 0 };
-        for (helper, thread) in &self.helpers {
+        for post in &*self.posts {
             if recall.offered == others {
                 break;
             }
-            if helper.offer(&job) {
+            if let Some(thread) = post.thread.get()
+                && post.helper.offer(&job)
+            {
                 recall.offered += 1;
                 thread.unpark();
             }
@@ -102,9 +155,18 @@ impl Drop for Recall<'_> {
     fn drop(&mut self) {
         let job = ptr::from_ref(self.job).cast_mut();
         // A helper of another caller has that one's job, and an idle one has none.
-        let mine = self.crew.helpers.iter().map(|(helper, _)| helper);
+        let mine = self.crew.posts.iter().map(|post| &post.helper);
         let mine = mine.filter(|helper| ptr::eq(helper.job.load(Ordering::Relaxed), job));
         mine.take(self.offered).for_each(|helper| helper.recall());
+    }
+}
+
+impl Post {
+    /// A helper's life, unless somebody lives it already.
+    fn serve(&self) {
+        if self.thread.set(thread::current()).is_ok() {
+            self.helper.serve();
+        }
     }
 }
 
@@ -123,8 +185,12 @@ impl Helper {
     fn recall(&self) {
         let begun = self.state.compare_exchange(OFFERED, CLAIMED, Ordering::Relaxed, Ordering::Relaxed).is_err();
         let mut looks = 0;
-        while begun && self.state.load(Ordering::Acquire) != DONE {
-            looks += 1;
+        while begun {
+            match self.state.load(Ordering::Acquire) {
+                DONE => break,
+                DEAD => panic!("a thread that helps with a product has died"),
+                _ => looks += 1,
+            }
             if looks < PATIENCE { std::hint::spin_loop() } else { thread::yield_now() }
         }
         self.job.store(ptr::null_mut(), Ordering::Relaxed);
@@ -151,8 +217,11 @@ impl Helper {
     /// Looks for an offer, and after a while sleeps until there is one.
     fn await_offer(&self) {
         let offered = || self.state.load(Ordering::Relaxed) == OFFERED;
-        let since = Instant::now();
-        while since.elapsed() < LOOK {
+        #[cfg(not(target_arch = "wasm32"))]
+        let (since, goes_on) = (Instant::now(), |since: &Instant, _: usize| since.elapsed() < LOOK);
+        #[cfg(target_arch = "wasm32")]
+        let (since, goes_on) = ((), |(): &(), round: usize| round < LOOK);
+        for _ in (0..).take_while(|round| goes_on(&since, *round)) {
             for _ in 0..LOOKS {
                 if offered() {
                     return;

@@ -7,6 +7,8 @@
 
 #[cfg(feature = "threads")]
 mod crew;
+#[cfg(all(feature = "threads", target_arch = "wasm32"))]
+pub mod workers;
 
 /// How often a worker comes for tasks at least, if there are so many: who is slower comes less often.
 #[cfg(feature = "threads")]
@@ -73,13 +75,24 @@ pub(crate) fn for_each_chunk<T: Send>(
     });
 }
 
+/// Cores that this process may use.
+pub(crate) fn cores() -> usize {
+    #[cfg(all(feature = "threads", target_arch = "wasm32"))]
+    return workers::expected() + 1;
+    #[allow(unreachable_code, reason = "everywhere else")]
+    std::thread::available_parallelism().map_or(1, |n| n.get())
+}
+
 /// The crew: one thread fewer than there are cores, because the caller works as well.
 #[cfg(feature = "threads")]
 fn crew() -> &'static crew::Crew {
     static CREW: std::sync::OnceLock<crew::Crew> = std::sync::OnceLock::new();
     CREW.get_or_init(|| {
-        let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
-        crew::Crew::new(cores.saturating_sub(1).max(1))
+        let helpers = cores().saturating_sub(1).max(1);
+        #[cfg(target_arch = "wasm32")]
+        return crew::Crew::of_posts(helpers);
+        #[cfg(not(target_arch = "wasm32"))]
+        crew::Crew::new(helpers)
     })
 }
 
