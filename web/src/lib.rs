@@ -19,6 +19,8 @@ mod tower;
 mod writing;
 
 pub use index::IndexHandle;
+#[cfg(feature = "threads")]
+pub use threads::{bury_helper, expect_helpers, helpers_there, serve_as_helper};
 pub use tower::DualTowerHandle;
 use wasm_bindgen::prelude::wasm_bindgen;
 pub use writing::{AnswererHandle, CaptionerHandle, TextGeneratorHandle, TextStreamHandle};
