@@ -74,12 +74,11 @@ impl Crew {
     #[cfg(not(target_arch = "wasm32"))]
     pub(super) fn new(helpers: usize) -> Self {
         let crew = Self::of_posts(helpers);
-        for i in 0..helpers {
+        for (i, post) in crew.posts.iter().enumerate() {
             let posts = Arc::clone(&crew.posts);
             let named = thread::Builder::new().name(format!("lenslet-{i}"));
-            if named.spawn(move || posts[i].serve()).is_err() {
-                break;
-            }
+            let Ok(helper) = named.spawn(move || posts[i].helper.serve()) else { break };
+            post.thread.get_or_init(|| helper.thread().clone());
         }
         crew
     }
@@ -97,8 +96,10 @@ impl Crew {
     /// somebody has it.
     #[cfg(target_arch = "wasm32")]
     pub(super) fn serve(&self, i: usize) {
-        if let Some(post) = self.posts.get(i) {
-            post.serve();
+        if let Some(post) = self.posts.get(i)
+            && post.thread.set(thread::current()).is_ok()
+        {
+            post.helper.serve();
         }
     }
 
@@ -109,7 +110,7 @@ impl Crew {
     }
 
     /// Tells whoever waits for the helper at post `i` that it has died.
-    #[cfg(target_arch = "wasm32")]
+    #[cfg(any(target_arch = "wasm32", test))]
     pub(super) fn bury(&self, i: usize) {
         if let Some(post) = self.posts.get(i) {
             post.helper.state.store(DEAD, Ordering::Release);
@@ -161,15 +162,6 @@ impl Drop for Recall<'_> {
     }
 }
 
-impl Post {
-    /// A helper's life, unless somebody lives it already.
-    fn serve(&self) {
-        if self.thread.set(thread::current()).is_ok() {
-            self.helper.serve();
-        }
-    }
-}
-
 impl Helper {
     /// Gives it `job`, if it is idle.
     fn offer(&self, job: &Job<'static>) -> bool {
@@ -184,14 +176,14 @@ impl Helper {
     /// Ends what `offer` began; the helper does not know the job any more when this returns.
     fn recall(&self) {
         let begun = self.state.compare_exchange(OFFERED, CLAIMED, Ordering::Relaxed, Ordering::Relaxed).is_err();
-        let mut looks = 0;
-        while begun {
+        for looks in 0usize.. {
             match self.state.load(Ordering::Acquire) {
+                _ if !begun => break,
                 DONE => break,
-                DEAD => panic!("a thread that helps with a product has died"),
-                _ => looks += 1,
+                DEAD => panic!("a thread that helped with a product has died"),
+                _ if looks < PATIENCE => std::hint::spin_loop(),
+                _ => thread::yield_now(),
             }
-            if looks < PATIENCE { std::hint::spin_loop() } else { thread::yield_now() }
         }
         self.job.store(ptr::null_mut(), Ordering::Relaxed);
         self.state.store(IDLE, Ordering::Release);
@@ -283,6 +275,29 @@ mod tests {
                 }
             });
         }
+    }
+
+    #[test]
+    fn nobody_waits_for_a_helper_that_died() {
+        let crew = Arc::new(Crew::of_posts(1));
+        let own = Arc::clone(&crew);
+        thread::spawn(move || {
+            let Post { helper, thread: place } = &own.posts[0];
+            place.set(thread::current()).expect("the post is free");
+            helper.await_offer();
+            while helper.state.compare_exchange(OFFERED, WORKING, Ordering::Acquire, Ordering::Relaxed).is_err() {
+                helper.await_offer();
+            }
+            own.bury(0);
+        });
+        // Until the helper comes in time to begin.
+        let died = catch_unwind(AssertUnwindSafe(|| {
+            loop {
+                crew.run(1, &thread::yield_now);
+            }
+        }));
+        let message = *died.unwrap_err().downcast::<&str>().unwrap();
+        assert!(message.contains("has died"), "{message}");
     }
 
     #[test]
