@@ -212,7 +212,11 @@ function startHelper(join: ToHelper): Promise<Worker | undefined> {
       type: "module",
       name: "lenslet-helper",
     });
-    helper.addEventListener("error", () => resolve(undefined));
+    // What goes wrong there is told where the others notice it, and not to the page as well.
+    helper.addEventListener("error", (event) => {
+      event.preventDefault();
+      resolve(undefined);
+    });
     helper.addEventListener("message", ({ data }: MessageEvent<FromHelper>) => {
       resolve(data === "ready" ? helper : undefined);
     });

@@ -176,17 +176,23 @@ impl Helper {
     /// Ends what `offer` began; the helper does not know the job any more when this returns.
     fn recall(&self) {
         let begun = self.state.compare_exchange(OFFERED, CLAIMED, Ordering::Relaxed, Ordering::Relaxed).is_err();
+        if begun {
+            self.await_end();
+        }
+        self.job.store(ptr::null_mut(), Ordering::Relaxed);
+        self.state.store(IDLE, Ordering::Release);
+    }
+
+    /// Looks until the helper is through.
+    fn await_end(&self) {
         for looks in 0usize.. {
             match self.state.load(Ordering::Acquire) {
-                _ if !begun => break,
-                DONE => break,
+                DONE => return,
                 DEAD => panic!("a thread that helped with a product has died"),
                 _ if looks < PATIENCE => std::hint::spin_loop(),
                 _ => thread::yield_now(),
             }
         }
-        self.job.store(ptr::null_mut(), Ordering::Relaxed);
-        self.state.store(IDLE, Ordering::Release);
     }
 
     /// A helper's life.
