@@ -50,13 +50,11 @@ pub(super) fn ensure(workspace: &Workspace) -> Result<State, Error> {
     if has_target && has_tools {
         return Ok(State::Present(format!("{TARGET}, {EMULATOR}")));
     }
-    if !has_target {
-        rustup::add_target(workspace, WHAT, TARGET).map_err(|why| Error::Missing {
-            what: "Rust's standard library for aarch64",
-            why,
-            remedy: format!("rustup target add {TARGET}"),
-        })?;
-    }
+    rustup::ensure_target(workspace, WHAT, TARGET).map_err(|why| Error::Missing {
+        what: "Rust's standard library for aarch64",
+        why,
+        remedy: format!("rustup target add {TARGET}"),
+    })?;
     if !has_tools {
         apt::install(WHAT, &PACKAGES, "install a cross compiler for aarch64 with its C library, and QEMU's user mode")?;
         let lacking = lacking();

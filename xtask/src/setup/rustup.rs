@@ -26,36 +26,39 @@ pub(super) fn has_source(workspace: &Workspace) -> bool {
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let mut command = Command::new(rustc);
     command.current_dir(workspace.root()).args(["--print", "sysroot"]);
-    process::capture("asking rustc for its sysroot", &mut command)
-        .is_ok_and(|sysroot| Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library").is_dir())
+    process::capture("asking rustc for its sysroot", &mut command).is_ok_and(|sysroot| is_source_in(&sysroot))
 }
 
-/// Adds the source of the standard library for the component `what`, or says why that is not possible.
-pub(super) fn add_source(workspace: &Workspace, what: &str) -> Result<(), String> {
+/// Whether the sysroot that a compiler printed holds the source of the standard library.
+pub(super) fn is_source_in(sysroot: &str) -> bool {
+    Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library").is_dir()
+}
+
+/// Sees to it that the compiler in use has the source of the standard library, for the component `what`, or says why that is not
+/// possible.
+pub(super) fn ensure_source(workspace: &Workspace, what: &str) -> Result<(), String> {
+    ensure(workspace, what, ["component", "add", "rust-src"], || has_source(workspace))
+}
+
+/// The same of the standard library of `target`.
+pub(super) fn ensure_target(workspace: &Workspace, what: &str, target: &str) -> Result<(), String> {
+    ensure(workspace, what, ["target", "add", target], || has_target(workspace, target))
+}
+
+/// Runs rustup, unless what it adds `is_there`.
+fn ensure(workspace: &Workspace, what: &str, args: [&str; 3], is_there: impl Fn() -> bool) -> Result<(), String> {
+    if is_there() {
+        return Ok(());
+    }
     if process::find_program("rustup").is_none() {
         return Err("there is no rustup".to_owned());
     }
-    announce(what, "rustup component add rust-src");
+    announce(what, &format!("rustup {}", args.join(" ")));
     let mut command = Command::new("rustup");
-    command.current_dir(workspace.root()).args(["component", "add", "rust-src"]);
-    process::capture("adding the source", &mut command).map_err(|error| error.to_string())?;
-    if has_source(workspace) {
+    command.current_dir(workspace.root()).args(args);
+    process::capture("rustup", &mut command).map_err(|error| error.to_string())?;
+    if is_there() {
         return Ok(());
     }
-    Err("rustup added the source to another toolchain than the one in use".to_owned())
-}
-
-/// Adds the standard library of `target` for the component `what`, or says why that is not possible.
-pub(super) fn add_target(workspace: &Workspace, what: &str, target: &str) -> Result<(), String> {
-    if process::find_program("rustup").is_none() {
-        return Err("there is no rustup".to_owned());
-    }
-    announce(what, &format!("rustup target add {target}"));
-    let mut command = Command::new("rustup");
-    command.current_dir(workspace.root()).args(["target", "add", target]);
-    process::capture("adding the target", &mut command).map_err(|error| error.to_string())?;
-    if has_target(workspace, target) {
-        return Ok(());
-    }
-    Err("rustup added the target to another toolchain than the one in use".to_owned())
+    Err(format!("rustup {} changed another toolchain than the one in use", args.join(" ")))
 }

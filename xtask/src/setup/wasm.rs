@@ -20,6 +20,9 @@ const COMPILER: &str = "a Rust compiler for wasm";
 
 const DEBIAN_PACKAGES: [&str; 4] = ["rustc-web", "rust-web-src", "cargo-web", "lld"];
 
+/// Builds the standard library too, which a stable compiler does if `RUSTC_BOOTSTRAP` says so.
+const BUILD_STD: [&str; 2] = ["-Z", "build-std=std,panic_abort"];
+
 /// How to build for [`TARGET`] on this machine.
 #[derive(Debug)]
 pub(crate) enum Toolchain {
@@ -43,7 +46,7 @@ impl Toolchain {
                 let mut command = workspace.cargo();
                 command.args(["build", "--target", TARGET]);
                 if atomics {
-                    command.env("RUSTC_BOOTSTRAP", "1").args(["-Z", "build-std=std,panic_abort"]);
+                    command.env("RUSTC_BOOTSTRAP", "1").args(BUILD_STD);
                 }
                 command
             }
@@ -57,7 +60,8 @@ impl Toolchain {
                     // -Z build-std on a stable compiler.
                     .env("RUSTC_BOOTSTRAP", "1")
                     .env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER", linker)
-                    .args(["build", "-Z", "build-std=std,panic_abort", "--target", TARGET]);
+                    .args(["build", "--target", TARGET])
+                    .args(BUILD_STD);
                 command
             }
         }
@@ -75,15 +79,8 @@ pub(super) fn ensure(workspace: &Workspace) -> Result<State, Error> {
     if is_complete(workspace) {
         return Ok(State::Present(TARGET.to_owned()));
     }
-    let target = match rustup::has_target(workspace, TARGET) {
-        true => Ok(()),
-        false => rustup::add_target(workspace, WHAT, TARGET),
-    };
-    let source = || match rustup::has_source(workspace) {
-        true => Ok(()),
-        false => rustup::add_source(workspace, WHAT),
-    };
-    let why_not_rustup = match target.and_then(|()| source()) {
+    let target = rustup::ensure_target(workspace, WHAT, TARGET);
+    let why_not_rustup = match target.and_then(|()| rustup::ensure_source(workspace, WHAT)) {
         Ok(()) => return Ok(State::Installed(format!("{TARGET}, by rustup"))),
         Err(error) => error,
     };
@@ -124,7 +121,7 @@ fn debian() -> Result<Toolchain, Error> {
     }
     let mut rustc = Command::new("/usr/bin/rustc");
     let sysroot = process::capture("asking for its sysroot", rustc.args(["--print", "sysroot"]))?;
-    if !Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library").is_dir() {
+    if !rustup::is_source_in(&sysroot) {
         return Err(missing("the source of the standard library is not there".to_owned()));
     }
     let linker = find_linker().ok_or_else(|| missing("there is no wasm-ld".to_owned()))?;

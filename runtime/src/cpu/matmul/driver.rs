@@ -292,7 +292,7 @@ pub(crate) fn multiply_blocks<T: Number>(
 /// Fills all `panels` panels of `b` over the whole of K.
 fn fill<T: Number>(threads: usize, b: &(impl Columns<T> + ?Sized), nr: usize, k: usize, panels: usize, out: &mut [T]) {
     let threads = if out.len() < 1 << 14 { 1 } else { threads };
-    let each = parallel::even_chunks(threads, panels, 1.max(panels.div_ceil(4 * threads.max(1))));
+    let each = parallel::even_chunks(threads, panels, panels.div_ceil(4 * threads.max(1)));
     parallel::for_each_chunk(threads, out, each * k * nr, |i, out| {
         let panels = i * each..(i * each + each).min(panels);
         let (data, stride) = b.block(nr, 0..k, panels, out);
